@@ -1,0 +1,1 @@
+"""Images and clips to payloads and back: knows no vehicle, round, Ray, Flower or YAML."""

@@ -1,0 +1,1 @@
+"""The run: cameras, vehicles, uplinks, collector, stages, results, report and command line."""

@@ -1,0 +1,1 @@
+"""The generated street world, rendered by panda3d's software renderer."""
