@@ -1,0 +1,135 @@
+"""The seam of every still codec: images in, payloads out, and the operating points in between.
+
+An image is a uint8 (H, W, 3) RGB array; a payload is a self-contained `bytes` object whose length is the rate
+(`bitstream`). One interface serves JPEG and neural codecs alike.
+
+Not here: clips, which get a seam of their own, and the choice of a codec by name (`catalogue`).
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Protocol, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+Image = NDArray[np.uint8]
+"""uint8 (H, W, 3), RGB."""
+
+
+@dataclass(frozen=True, order=True)
+class OperatingPoint:
+    """One choice of a codec's knobs, for example `quality=30` or `width=96`.
+
+    Attributes:
+        settings: knob names and values, in the codec's own order.
+    """
+
+    settings: tuple[tuple[str, float], ...]
+
+    @classmethod
+    def of(cls, **settings: float) -> Self:
+        """Return the point with these settings."""
+        return cls(tuple(settings.items()))
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Read `knob=value[,knob=value ...]`.
+
+        Raises:
+            ValueError: if the text has another form or a value is not a finite number.
+        """
+        settings = {}
+        for part in text.split(","):
+            knob, equals, number = part.partition("=")
+            try:
+                value = float(number)
+            except ValueError:
+                value = math.nan
+            if not (knob.strip() and equals and math.isfinite(value)) or knob.strip() in settings:
+                raise ValueError(f"operating point {text!r} is not of the form knob=value[,knob=value]")
+            settings[knob.strip()] = value
+        return cls(tuple(settings.items()))
+
+    def __getitem__(self, knob: str) -> float:
+        """Return the value of one knob."""
+        return dict(self.settings)[knob]
+
+    def __str__(self) -> str:
+        """Return the text that `parse` reads."""
+        return ",".join(f"{knob}={value:g}" for knob, value in self.settings)
+
+
+@dataclass(frozen=True)
+class Complexity:
+    """What one pass of a codec's networks costs; all zero for a legacy codec, which has none.
+
+    Attributes:
+        encode_macs: multiply-accumulates to encode one image.
+        decode_macs: multiply-accumulates to decode it.
+        parameters: number of weights of both transforms and the entropy model.
+        weight_bytes: bytes of those weights as shipped.
+    """
+
+    encode_macs: int
+    decode_macs: int
+    parameters: int
+    weight_bytes: int
+
+
+class Codec(Protocol):
+    """A still codec: stateless after construction, safe to share between threads."""
+
+    @property
+    def name(self) -> str:
+        """The name on the command line, for example `jpeg`."""
+        ...
+
+    @property
+    def points(self) -> tuple[OperatingPoint, ...]:
+        """A dozen or fewer points worth measuring, from the lowest rate up."""
+        ...
+
+    @property
+    def fine_points(self) -> tuple[OperatingPoint, ...]:
+        """Every point that a search for a target rate may choose, from the lowest rate up."""
+        ...
+
+    def check(self, point: OperatingPoint) -> None:
+        """Raise ValueError, naming the choices, if this codec has no such point."""
+        ...
+
+    def encode(self, image: Image, point: OperatingPoint) -> bytes:
+        """Return the payload of an image.
+
+        Raises:
+            ValueError: if the image is no uint8 (H, W, 3) array of a supported size, or the point is not the codec's.
+        """
+        ...
+
+    def decode(self, payload: bytes) -> Image:
+        """Return the image of a payload.
+
+        Raises:
+            BitstreamError: if the payload is damaged, foreign, oversized or another codec's.
+        """
+        ...
+
+    def complexity(self, point: OperatingPoint, height: int, width: int) -> Complexity:
+        """Return the cost of one image of that size."""
+        ...
+
+
+def check_image(image: Image) -> tuple[int, int]:
+    """Return the height and width of an image that a codec can take.
+
+    Raises:
+        ValueError: if it is no uint8 (H, W, 3) array with sides of 1 to 65,535 pixels.
+    """
+    if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+        got = f"{image.dtype} {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
+        raise ValueError(f"expected an image of uint8 (H, W, 3), got {got}")
+    height, width = image.shape[:2]
+    if not (1 <= height <= 65535 and 1 <= width <= 65535):
+        raise ValueError(f"expected sides of 1 to 65535 pixels, got {height} x {width}")
+    return height, width

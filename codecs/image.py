@@ -1,0 +1,61 @@
+"""Images in files: read any still that Pillow knows as uint8 (H, W, 3) RGB, write losslessly.
+
+Not here: label maps and data set layouts (`roadbits.fleet.cameras`), clips.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import PIL.Image
+
+from roadbits.codecs.bitstream import MAX_PIXELS
+from roadbits.codecs.codec import Image
+
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".ppm", ".bmp", ".tif", ".tiff")
+
+
+class ImageFileError(Exception):
+    """A file that holds no readable image; the message names it."""
+
+
+def read_image(path: Path) -> Image:
+    """Return the image uint8 (H, W, 3) in a file; an alpha channel is dropped, grey becomes three channels.
+
+    Raises:
+        ImageFileError: if the file is missing, truncated, no image, or has more than `MAX_PIXELS` pixels.
+    """
+    try:
+        with PIL.Image.open(path) as picture:
+            if picture.size[0] * picture.size[1] > MAX_PIXELS:
+                raise ImageFileError(f"{path}: {picture.size[1]} x {picture.size[0]} pixels, at most {MAX_PIXELS}")
+            return np.array(picture.convert("RGB"))
+    except (OSError, SyntaxError, ValueError, PIL.Image.DecompressionBombError) as error:
+        raise ImageFileError(f"{path}: cannot be read as an image: {error}") from error
+
+
+def write_image(path: Path, image: Image) -> None:
+    """Write an image uint8 (H, W, 3) losslessly, in the format of the file's suffix.
+
+    Raises:
+        ImageFileError: if the suffix names no lossless format or the file cannot be written.
+    """
+    if path.suffix.lower() not in (".png", ".ppm", ".bmp", ".tif", ".tiff"):
+        raise ImageFileError(f"{path}: {path.suffix or 'no suffix'} is no lossless format, expected .png, .ppm or .bmp")
+    try:
+        PIL.Image.fromarray(image).save(path)
+    except OSError as error:
+        raise ImageFileError(f"{path}: cannot be written: {error}") from error
+
+
+def list_images(folder: Path) -> list[Path]:
+    """Return the image files below a folder, sorted by path.
+
+    Raises:
+        ImageFileError: if there is no such folder or no image in it.
+    """
+    if not folder.is_dir():
+        raise ImageFileError(f"{folder}: no such folder")
+    found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file())
+    if not found:
+        raise ImageFileError(f"{folder}: holds no image ({', '.join(IMAGE_SUFFIXES)})")
+    return found

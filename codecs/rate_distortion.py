@@ -1,0 +1,77 @@
+"""Rate-distortion curves on real bytes, for any still codec.
+
+A point's rate is all bits over all pixels of the images; PSNR and MS-SSIM are means over images, as in the published
+tables. BD-rates are over PSNR, against every other codec.
+
+Not here: plots and the command line.
+"""
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from roadbits.codecs.codec import Codec, Image, OperatingPoint
+from roadbits.codecs.metrics import BdRate, RateQuality, bd_rate, bpp, ms_ssim, psnr
+
+
+@dataclass(frozen=True)
+class RdPoint:
+    """One codec at one operating point over a set of images; seconds are means per image on this machine."""
+
+    codec: str
+    point: str
+    images: int
+    bpp: float
+    psnr_db: float
+    ms_ssim: float
+    encode_s: float
+    decode_s: float
+
+
+def measure(codec: Codec, point: OperatingPoint, images: Iterable[Image]) -> RdPoint:
+    """Encode and decode every image, uint8 (H, W, 3) each.
+
+    Raises:
+        ValueError: if there are no images.
+    """
+    payload_bytes = pixels = 0
+    rows = []
+    for image in images:
+        start = time.perf_counter()
+        payload = codec.encode(image, point)
+        encoded = time.perf_counter()
+        decoded = codec.decode(payload)
+        rows.append((psnr(decoded, image), ms_ssim(decoded, image), encoded - start, time.perf_counter() - encoded))
+        payload_bytes += len(payload)
+        pixels += image.shape[0] * image.shape[1]
+    if not rows:
+        raise ValueError("no images to measure: expected at least one")
+    quality, similarity, encode_s, decode_s = (float(mean) for mean in np.mean(rows, axis=0))
+    rate = bpp(payload_bytes, pixels, 1)
+    return RdPoint(codec.name, str(point), len(rows), rate, quality, similarity, encode_s, decode_s)
+
+
+def measure_all(
+    codecs: Sequence[Codec],
+    images: Callable[[], Iterable[Image]],
+    done: Callable[[RdPoint], None] = lambda _: None,
+) -> list[RdPoint]:
+    """Measure every codec at every point of its ladder; `images` is called once per point, `done` after each."""
+    points = []
+    for codec in codecs:
+        for point in codec.points:
+            points.append(measure(codec, point, images()))
+            done(points[-1])
+    return points
+
+
+def bd_rates(points: Sequence[RdPoint]) -> dict[str, BdRate]:
+    """Return the BD-rate over PSNR of each codec against each other one, keyed `A vs B`; needs two points of each."""
+    curves = {}
+    for name in dict.fromkeys(point.codec for point in points):
+        mine = [point for point in points if point.codec == name]
+        if len(mine) > 1:
+            curves[name] = RateQuality([each.bpp for each in mine], [each.psnr_db for each in mine])
+    return {f"{a} vs {b}": bd_rate(curves[a], curves[b]) for a in curves for b in curves if a != b}
