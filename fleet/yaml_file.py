@@ -1,0 +1,147 @@
+"""Reading YAML so that every value knows its line.
+
+PyYAML's own loader takes `1e-4` for text, keeps the last of two equal keys and forgets lines; this one mends all three.
+Anchors and aliases work; the number of values is bounded, so that a file of nested aliases cannot fill the memory.
+
+Not here: what the keys mean (`scenario`).
+"""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+_MAX_VALUES = 100_000
+_MAX_BYTES = 4_000_000
+_NUMBER = re.compile(r"[-+]?(\d[\d_]*)?\.?\d+([eE][-+]?\d+)?")
+
+KeyPath = tuple[str | int, ...]
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One thing wrong with a file."""
+
+    line: int
+    path: KeyPath
+    message: str
+
+    def __str__(self) -> str:
+        """Return `line: dotted.path message`."""
+        return f"{self.line}: {dotted(self.path)} {self.message}".replace(":  ", ": ")
+
+
+class YamlFileError(Exception):
+    """A file with faults, all of them; the text has a line for each."""
+
+    def __init__(self, path: Path, faults: list[Fault]) -> None:
+        """Take the file and what is wrong with it."""
+        self.faults = sorted(faults, key=lambda fault: (fault.line, fault.path and str(fault.path)))
+        super().__init__("\n".join(f"{path}:{fault}" for fault in self.faults))
+
+
+@dataclass
+class YamlFile:
+    """The values of a file.
+
+    Attributes:
+        values: the plain value: dicts, lists, text, numbers, booleans, None.
+        lines: line of each value, by its path.
+        faults: duplicate keys and the like, found while reading.
+    """
+
+    values: Any
+    lines: dict[KeyPath, int] = field(default_factory=dict)
+    faults: list[Fault] = field(default_factory=list)
+
+
+def dotted(path: KeyPath) -> str:
+    """Return a path as people write it, for example `codecs[1].points`."""
+    text = ""
+    for part in path:
+        text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else part
+    return text
+
+
+def read_yaml(path: Path) -> YamlFile:
+    """Read a YAML file.
+
+    Raises:
+        YamlFileError: if it cannot be read, is no YAML, or is too large; faults inside are left in `faults`.
+    """
+    try:
+        text = path.read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise YamlFileError(path, [Fault(1, (), f"cannot be read: {error}")]) from error
+    if len(text) > _MAX_BYTES:
+        raise YamlFileError(path, [Fault(1, (), f"has {len(text)} characters, expected at most {_MAX_BYTES}")])
+    try:
+        node = yaml.compose(text, Loader=yaml.SafeLoader)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        reason = str(getattr(error, "problem", None) or error)
+        raise YamlFileError(path, [Fault(mark.line + 1 if mark else 1, (), f"is no YAML: {reason}")]) from error
+    file = YamlFile(None)
+    budget = iter(range(_MAX_VALUES))
+    try:
+        file.values = _value(node, (), file, budget, ()) if node else {}
+    except (StopIteration, RecursionError):
+        raise YamlFileError(path, [Fault(1, (), f"has more than {_MAX_VALUES} values")]) from None
+    return file
+
+
+def parse_scalar(text: str) -> Any:
+    """Return the value of one line of YAML, as after `--set key=`.
+
+    Raises:
+        ValueError: if it is no YAML.
+    """
+    try:
+        node = yaml.compose(text, Loader=yaml.SafeLoader)
+        return _value(node, (), YamlFile(None), iter(range(_MAX_VALUES)), ()) if node else None
+    except (yaml.YAMLError, StopIteration, RecursionError) as error:
+        raise ValueError(f"{text!r} is no YAML value: {error}") from error
+
+
+def _value(node: yaml.Node, path: KeyPath, file: YamlFile, budget: Iterator[int], above: tuple[yaml.Node, ...]) -> Any:
+    """Return a node's value; note its line and its faults."""
+    next(budget)
+    file.lines[path] = node.start_mark.line + 1
+    if node in above:
+        file.faults.append(Fault(node.start_mark.line + 1, path, "refers to itself"))
+        return None
+    if isinstance(node, yaml.SequenceNode):
+        return [_value(child, (*path, k), file, budget, (*above, node)) for k, child in enumerate(node.value)]
+    if isinstance(node, yaml.MappingNode):
+        return _mapping(node, path, file, budget, above)
+    assert isinstance(node, yaml.ScalarNode)
+    return _scalar(node, path, file)
+
+
+def _mapping(
+    node: yaml.MappingNode, path: KeyPath, file: YamlFile, budget: Iterator[int], above: tuple[yaml.Node, ...]
+) -> dict[str, Any]:
+    values: dict[str, Any] = {}
+    for key_node, child in node.value:
+        key = str(key_node.value)
+        here = (*path, key)
+        if key in values:
+            first = file.lines[here]
+            file.faults.append(Fault(key_node.start_mark.line + 1, here, f"stands twice, first on line {first}"))
+            continue
+        values[key] = _value(child, here, file, budget, (*above, node))
+        file.lines[here] = key_node.start_mark.line + 1
+    return values
+
+
+def _scalar(node: yaml.ScalarNode, path: KeyPath, file: YamlFile) -> Any:
+    if node.tag == "tag:yaml.org,2002:str" and node.style is None and _NUMBER.fullmatch(node.value):
+        return float(node.value)
+    try:
+        return yaml.SafeLoader("").construct_object(node)
+    except (yaml.YAMLError, ValueError) as error:
+        file.faults.append(Fault(node.start_mark.line + 1, path, f"cannot be read: {error}"))
+        return None
