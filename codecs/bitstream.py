@@ -79,8 +79,8 @@ def pack(container: Container) -> bytes:
             f"expected at most {_MAX_VALUES} point values and {MAX_BODY_BYTES} bytes, "
             f"got {len(container.point)} and {len(container.body)}"
         )
-    if container.height * container.width > MAX_PIXELS:
-        raise ValueError(f"expected at most {MAX_PIXELS} pixels, got {container.height} x {container.width}")
+    if min(container.height, container.width) < 1 or container.height * container.width > MAX_PIXELS:
+        raise ValueError(f"expected 1 to {MAX_PIXELS} pixels, got {container.height} x {container.width}")
     flags = len(container.point)
     for flag, digest in ((_HAS_MODEL, container.model_hash), (_HAS_ADAPTER, container.adapter_hash)):
         if len(digest) not in (0, HASH_BYTES):

@@ -57,7 +57,7 @@ class OperatingPoint:
 
     def __str__(self) -> str:
         """Return the text that `parse` reads."""
-        return ",".join(f"{knob}={value:g}" for knob, value in self.settings)
+        return ",".join(f"{knob}={float(value)!r}".removesuffix(".0") for knob, value in self.settings)
 
 
 @dataclass(frozen=True)
@@ -120,16 +120,16 @@ class Codec(Protocol):
         ...
 
 
-def check_image(image: Image) -> tuple[int, int]:
+def check_image(image: Image, largest_side: int = 65535) -> tuple[int, int]:
     """Return the height and width of an image that a codec can take.
 
     Raises:
-        ValueError: if it is no uint8 (H, W, 3) array with sides of 1 to 65,535 pixels.
+        ValueError: if it is no uint8 (H, W, 3) array with sides of 1 to `largest_side` pixels.
     """
     if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
         got = f"{image.dtype} {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
         raise ValueError(f"expected an image of uint8 (H, W, 3), got {got}")
     height, width = image.shape[:2]
-    if not (1 <= height <= 65535 and 1 <= width <= 65535):
-        raise ValueError(f"expected sides of 1 to 65535 pixels, got {height} x {width}")
+    if not (1 <= height <= largest_side and 1 <= width <= largest_side):
+        raise ValueError(f"expected sides of 1 to {largest_side} pixels, got {height} x {width}")
     return height, width

@@ -22,14 +22,17 @@ def read_image(path: Path) -> Image:
     """Return the image uint8 (H, W, 3) in a file; an alpha channel is dropped, grey becomes three channels.
 
     Raises:
-        ImageFileError: if the file is missing, truncated, no image, or has more than `MAX_PIXELS` pixels.
+        ImageFileError: if the file is missing, truncated, no image, has more than `MAX_PIXELS` pixels or more than 8
+            bits of grey, which Pillow would clip to white.
     """
     try:
         with PIL.Image.open(path) as picture:
             if picture.size[0] * picture.size[1] > MAX_PIXELS:
                 raise ImageFileError(f"{path}: {picture.size[1]} x {picture.size[0]} pixels, at most {MAX_PIXELS}")
+            if picture.mode.startswith(("I", "F")):
+                raise ImageFileError(f"{path}: pixels are of Pillow's mode {picture.mode}, expected 8 bits per channel")
             return np.array(picture.convert("RGB"))
-    except (OSError, SyntaxError, ValueError, PIL.Image.DecompressionBombError) as error:
+    except (OSError, SyntaxError, ValueError, RuntimeError, PIL.Image.DecompressionBombError) as error:
         raise ImageFileError(f"{path}: cannot be read as an image: {error}") from error
 
 

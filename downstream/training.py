@@ -76,7 +76,7 @@ def train_segmenter(
         The trained segmenter, in evaluation mode, on the device it was trained on.
 
     Raises:
-        ValueError: if there are no frames or an image has no label of its size.
+        ValueError: if there are no frames, an image has no label of its size, or no pixel is labelled.
         TrainingDiverged: if the loss becomes infinite or NaN.
     """
     _check_pairs(images, labels)
@@ -88,10 +88,10 @@ def train_segmenter(
     optimiser, schedule = _optimiser(segmenter, recipe)
     weights = _class_weights(labels, num_classes, recipe.class_balance).to(device)
     for step in range(1, recipe.steps + 1):
-        x, y = _batch(images, labels, recipe, generator)
+        x, y = _batch(images, labels, num_classes, recipe, generator)
         with torch.autocast(device.type, torch.bfloat16):
             logits = segmenter(x.to(device))
-        loss = functional.cross_entropy(logits, y.to(device), weights, ignore_index=IGNORED)
+        loss = _cross_entropy(logits, y.to(device), weights)
         optimiser.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(segmenter.parameters(), 5.0)
@@ -136,14 +136,23 @@ def _class_weights(labels: Sequence[NDArray[np.uint8]], num_classes: int, expone
     counts = np.zeros(256, np.int64)
     for label in labels:
         counts += np.bincount(label.ravel(), minlength=256)
-    share = counts[:num_classes] / max(1, counts[:num_classes].sum())
+    if not counts[:num_classes].any():
+        raise ValueError(f"no labelled pixel to train on: expected ids below {num_classes}")
+    share = counts[:num_classes] / counts[:num_classes].sum()
     weights = np.where(share > 0, np.maximum(share, 1e-4) ** -exponent, 0.0)
     return torch.tensor(weights / max((weights * share).sum(), 1e-9), dtype=torch.float32)
+
+
+def _cross_entropy(logits: torch.Tensor, y: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+    """Return the weighted mean over the labelled pixels; 0 for crops without any, where torch's own mean is NaN."""
+    total = functional.cross_entropy(logits, y, weights, ignore_index=IGNORED, reduction="sum")
+    return total / weights[y[y != IGNORED]].sum().clamp(min=1e-9)
 
 
 def _batch(
     images: Sequence[NDArray[np.uint8]],
     labels: Sequence[NDArray[np.uint8]],
+    num_classes: int,
     recipe: TrainingSpec,
     generator: np.random.Generator,
 ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -159,6 +168,6 @@ def _batch(
         step = -1 if generator.integers(2) else 1
         crop = label[top : top + height, left : left + width][:, ::step]
         rows, columns = crop.shape
-        y[slot, :rows, :columns] = crop
+        y[slot, :rows, :columns] = np.where(crop < num_classes, crop, IGNORED)
         x[slot, :rows, :columns] = image[top : top + height, left : left + width][:, ::step]
     return torch.from_numpy(np.ascontiguousarray(x.transpose(0, 3, 1, 2))), torch.from_numpy(y)

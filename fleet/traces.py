@@ -10,16 +10,19 @@ Not here: delivery (`uplink`).
 """
 
 import csv
+import itertools
 import math
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from roadbits.fleet.uplink import US_PER_S, Trace, UplinkError
+from roadbits.fleet.uplink import MAX_RATE_MBPS, US_PER_S, Trace, UplinkError
 
 _PACKET_BITS = 1500 * 8
 _MAX_LINES = 20_000_000
+_MAX_SECONDS = 10_000_000
+_LONGEST_SEGMENT_US = 10 * US_PER_S
 
 
 def read_trace(path: Path) -> Trace:
@@ -36,7 +39,7 @@ def read_trace(path: Path) -> Trace:
         raise UplinkError(f"{path}: {len(lines)} lines, expected at most {_MAX_LINES}")
     try:
         return _from_csv(lines) if path.suffix.lower() == ".csv" else _from_mahimahi(lines)
-    except UplinkError as error:
+    except (UplinkError, csv.Error) as error:
         raise UplinkError(f"{path}: {error}") from error
 
 
@@ -44,11 +47,12 @@ def _from_mahimahi(lines: list[str]) -> Trace:
     """Return the trace of packet opportunities, each a millisecond."""
     times_ms = []
     for number, line in enumerate(lines, 1):
-        if not line.strip():
+        text = line.strip()
+        if not text:
             continue
-        if not line.strip().isdigit():
-            raise UplinkError(f"line {number}: expected a whole number of milliseconds, got {line.strip()[:40]!r}")
-        times_ms.append(int(line))
+        if not text.isdecimal() or len(text) > 10:
+            raise UplinkError(f"line {number}: expected a whole number of milliseconds below 10^10, got {text[:40]!r}")
+        times_ms.append(int(text))
         if len(times_ms) > 1 and times_ms[-1] < times_ms[-2]:
             raise UplinkError(f"line {number}: {times_ms[-1]} ms comes before {times_ms[-2]} ms, expected rising times")
     if not times_ms or times_ms[-1] == 0:
@@ -69,16 +73,24 @@ def _from_csv(lines: list[str]) -> Trace:
             if number == 1 or not row:
                 continue
             raise UplinkError(f"line {number}: expected 'seconds,Mbit/s', got {','.join(row)[:60]!r}") from None
-        if not (math.isfinite(seconds) and math.isfinite(rate) and rate >= 0):
-            raise UplinkError(f"line {number}: expected a finite time and a rate of 0 or more, got {seconds},{rate}")
+        if not (math.isfinite(seconds) and 0 <= rate <= MAX_RATE_MBPS):
+            raise UplinkError(
+                f"line {number}: expected a finite time and a rate of 0 to {MAX_RATE_MBPS}, got {seconds},{rate}"
+            )
         if rows and seconds <= rows[-1][0]:
             raise UplinkError(f"line {number}: {seconds} s does not come after {rows[-1][0]} s")
         rows.append((seconds, rate))
+        if seconds - rows[0][0] > _MAX_SECONDS:
+            raise UplinkError(f"line {number}: {seconds} s is more than {_MAX_SECONDS} s after the first line")
     if len(rows) < 2:
         raise UplinkError(f"expected two or more lines of 'seconds,Mbit/s', got {len(rows)}")
     times = np.array([seconds for seconds, _ in rows]) - rows[0][0]
-    edges = np.rint(np.append(times, times[-1] * len(rows) / (len(rows) - 1)) * US_PER_S).astype(np.int64)
-    return Trace(edges, np.rint(np.array([rate for _, rate in rows]) * np.diff(edges)).astype(np.int64))
+    ends = np.rint(np.append(times, times[-1] * len(rows) / (len(rows) - 1)) * US_PER_S).astype(np.int64)
+    # A long stay is cut up: bits times microseconds of one segment must fit 63 bits.
+    pieces = [np.arange(begin, end, _LONGEST_SEGMENT_US) for begin, end in itertools.pairwise(ends)]
+    edges = np.concatenate([*pieces, ends[-1:]])
+    rates = np.repeat([rate for _, rate in rows], [len(piece) for piece in pieces])
+    return Trace(edges, np.rint(rates * np.diff(edges)).astype(np.int64))
 
 
 @dataclass(frozen=True)
@@ -120,20 +132,23 @@ class TwoState:
 
 
 def with_outages(trace: Trace, outages_s: list[tuple[float, float]]) -> Trace:
-    """Return the trace, unrolled until the last outage has ended, with nothing passing during the outages.
+    """Return the trace with nothing passing during the outages, which happen once; after them it repeats as before.
 
     Args:
-        trace: the capacity without them.
+        trace: the capacity without them, all of which repeats.
         outages_s: beginning and end of each, in seconds.
 
     Raises:
-        UplinkError: if an outage ends before it begins, or nothing is left.
+        UplinkError: if an outage ends before it begins, or the trace has a beginning that happens once.
     """
+    if trace.repeat_from_us:
+        raise UplinkError("expected a trace that repeats from its beginning: give all outages at once")
     for begin, end in outages_s:
-        if not 0 <= begin < end:
-            raise UplinkError(f"outage from {begin} to {end} s: expected 0 <= begin < end")
+        if not 0 <= begin < end <= _MAX_SECONDS:
+            raise UplinkError(f"outage from {begin} to {end} s: expected 0 <= begin < end <= {_MAX_SECONDS}")
     last_us = round(max((end for _, end in outages_s), default=0) * US_PER_S)
-    repeats = max(1, -(-last_us // trace.period_us))
+    once = -(-last_us // trace.period_us)
+    repeats = once + 1
     cuts = sorted({round(at * US_PER_S) for pair in outages_s for at in pair})
     starts = np.concatenate([trace.edges_us[:-1] + k * trace.period_us for k in range(repeats)])
     edges = np.union1d(np.append(starts, repeats * trace.period_us), np.array(cuts, np.int64))
@@ -148,4 +163,4 @@ def with_outages(trace: Trace, outages_s: list[tuple[float, float]]) -> Trace:
     for begin, end in outages_s:
         inside = (edges[:-1] >= round(begin * US_PER_S)) & (edges[1:] <= round(end * US_PER_S))
         bits[inside] = 0
-    return Trace(edges, bits, trace.in_packets)
+    return Trace(edges, bits, trace.in_packets, once * trace.period_us)

@@ -16,7 +16,7 @@ import yaml
 
 _MAX_VALUES = 100_000
 _MAX_BYTES = 4_000_000
-_NUMBER = re.compile(r"[-+]?(\d[\d_]*)?\.?\d+([eE][-+]?\d+)?")
+_NUMBER = re.compile(r"[-+]?(\d+(\.\d*)?|\.\d+)([eE][-+]?\d+)?")
 
 KeyPath = tuple[str | int, ...]
 
@@ -39,7 +39,7 @@ class YamlFileError(Exception):
 
     def __init__(self, path: Path, faults: list[Fault]) -> None:
         """Take the file and what is wrong with it."""
-        self.faults = sorted(faults, key=lambda fault: (fault.line, fault.path and str(fault.path)))
+        self.faults = sorted(faults, key=lambda fault: (fault.line, dotted(fault.path)))
         super().__init__("\n".join(f"{path}:{fault}" for fault in self.faults))
 
 
@@ -78,18 +78,16 @@ def read_yaml(path: Path) -> YamlFile:
         raise YamlFileError(path, [Fault(1, (), f"cannot be read: {error}")]) from error
     if len(text) > _MAX_BYTES:
         raise YamlFileError(path, [Fault(1, (), f"has {len(text)} characters, expected at most {_MAX_BYTES}")])
+    file = YamlFile(None)
     try:
         node = yaml.compose(text, Loader=yaml.SafeLoader)
+        file.values = _value(node, (), file, iter(range(_MAX_VALUES)), ()) if node else {}
     except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        reason = str(getattr(error, "problem", None) or error)
-        raise YamlFileError(path, [Fault(mark.line + 1 if mark else 1, (), f"is no YAML: {reason}")]) from error
-    file = YamlFile(None)
-    budget = iter(range(_MAX_VALUES))
-    try:
-        file.values = _value(node, (), file, budget, ()) if node else {}
-    except (StopIteration, RecursionError):
+        raise YamlFileError(path, [Fault(_line_of(error, text), (), f"is no YAML: {_reason(error)}")]) from error
+    except StopIteration:
         raise YamlFileError(path, [Fault(1, (), f"has more than {_MAX_VALUES} values")]) from None
+    except RecursionError:
+        raise YamlFileError(path, [Fault(1, (), "is nested too deeply")]) from None
     return file
 
 
@@ -97,13 +95,28 @@ def parse_scalar(text: str) -> Any:
     """Return the value of one line of YAML, as after `--set key=`.
 
     Raises:
-        ValueError: if it is no YAML.
+        ValueError: if it is no YAML or has a fault, such as a key that stands twice.
     """
+    file = YamlFile(None)
     try:
         node = yaml.compose(text, Loader=yaml.SafeLoader)
-        return _value(node, (), YamlFile(None), iter(range(_MAX_VALUES)), ()) if node else None
+        file.values = _value(node, (), file, iter(range(_MAX_VALUES)), ()) if node else None
     except (yaml.YAMLError, StopIteration, RecursionError) as error:
-        raise ValueError(f"{text!r} is no YAML value: {error}") from error
+        raise ValueError(f"{text!r} is no YAML value: {_reason(error)}") from error
+    if file.faults:
+        raise ValueError(f"{text!r} is no YAML value: {'; '.join(str(fault.message) for fault in file.faults)}")
+    return file.values
+
+
+def _line_of(error: yaml.YAMLError, text: str) -> int:
+    """Return the line of an error; one about a forbidden character knows only its position."""
+    mark = getattr(error, "problem_mark", None)
+    return int(mark.line if mark else text.count("\n", 0, getattr(error, "position", 0))) + 1
+
+
+def _reason(error: Exception) -> str:
+    """Return what is wrong in one line, without PyYAML's own quotation of the file."""
+    return str(getattr(error, "problem", None) or error).partition("\n")[0]
 
 
 def _value(node: yaml.Node, path: KeyPath, file: YamlFile, budget: Iterator[int], above: tuple[yaml.Node, ...]) -> Any:
@@ -126,6 +139,9 @@ def _mapping(
 ) -> dict[str, Any]:
     values: dict[str, Any] = {}
     for key_node, child in node.value:
+        if not isinstance(key_node, yaml.ScalarNode):
+            file.faults.append(Fault(key_node.start_mark.line + 1, path, "has a key that is no plain text"))
+            continue
         key = str(key_node.value)
         here = (*path, key)
         if key in values:
@@ -142,6 +158,7 @@ def _scalar(node: yaml.ScalarNode, path: KeyPath, file: YamlFile) -> Any:
         return float(node.value)
     try:
         return yaml.SafeLoader("").construct_object(node)
-    except (yaml.YAMLError, ValueError) as error:
-        file.faults.append(Fault(node.start_mark.line + 1, path, f"cannot be read: {error}"))
+    except (yaml.YAMLError, ValueError, LookupError, ArithmeticError, AttributeError) as error:
+        # PyYAML's constructors check little: an empty !!int is an IndexError, a !!bool of another word a KeyError.
+        file.faults.append(Fault(node.start_mark.line + 1, path, f"cannot be read: {_reason(error)}"))
         return None

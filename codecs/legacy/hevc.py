@@ -51,13 +51,20 @@ class HevcIntra:
             )
 
     def encode(self, image: Image, point: OperatingPoint) -> bytes:
-        """Return the payload of an image uint8 (H, W, 3)."""
+        """Return the payload of an image uint8 (H, W, 3).
+
+        Raises:
+            ValueError: if x265 has no level for the image, as for a side of 16 pixels by one of more than 4216.
+        """
         height, width = check_image(image)
         self.check(point)
         qp = int(point["qp"])
         frame = _to_yuv420(_padded(image))
         encoder = _encoder(frame.width, frame.height, qp)
-        packets = [bytes(packet) for packet in (*encoder.encode(frame), *encoder.encode(None))]
+        try:
+            packets = [bytes(packet) for packet in (*encoder.encode(frame), *encoder.encode(None))]
+        except FFmpegError as error:
+            raise ValueError(f"hevc-intra cannot encode {height} x {width} pixels: {error}") from error
         return pack(Container(CodecId.HEVC_INTRA, height, width, (qp,), b"".join(packets)))
 
     def decode(self, payload: bytes) -> Image:

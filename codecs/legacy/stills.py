@@ -34,6 +34,7 @@ class PillowStill:
         knob: the name of the setting.
         values: every value of the knob, from the lowest rate up.
         ladder: the values worth measuring, from the lowest rate up.
+        largest_side: what the format or its decoder can take, in pixels.
         options: further settings of the encoder.
     """
 
@@ -43,6 +44,7 @@ class PillowStill:
     knob: str
     values: tuple[int, ...]
     ladder: tuple[int, ...]
+    largest_side: int
     options: Mapping[str, int | str | bool]
 
     @property
@@ -66,7 +68,7 @@ class PillowStill:
 
     def encode(self, image: Image, point: OperatingPoint) -> bytes:
         """Return the payload of an image uint8 (H, W, 3)."""
-        height, width = check_image(image)
+        height, width = check_image(image, self.largest_side)
         self.check(point)
         value = int(point[self.knob])
         setting = {"quality_layers": [value]} if self.knob == "ratio" else {"quality": value}
@@ -111,6 +113,7 @@ JPEG = PillowStill(
     "quality",
     tuple(range(1, 101)),
     (5, 10, 20, 30, 40, 50, 60, 70, 80, 90),
+    65500,
     {"subsampling": "4:2:0", "optimize": True},
 )
 JPEG2000 = PillowStill(
@@ -120,6 +123,7 @@ JPEG2000 = PillowStill(
     "ratio",
     tuple(range(400, 1, -1)),
     (240, 160, 120, 80, 60, 40, 30, 20, 15, 10),
+    65535,
     {"quality_mode": "rates", "irreversible": True, "mct": 1, "no_jp2": True},
 )
 WEBP = PillowStill(
@@ -129,6 +133,7 @@ WEBP = PillowStill(
     "quality",
     tuple(range(101)),
     (1, 10, 20, 30, 40, 50, 60, 70, 80, 90),
+    16383,
     {"method": 4},
 )
 AVIF = PillowStill(
@@ -138,5 +143,6 @@ AVIF = PillowStill(
     "quality",
     tuple(range(101)),
     (5, 10, 20, 30, 40, 50, 60, 70, 80, 90),
+    32768,
     {"subsampling": "4:2:0", "speed": 6, "max_threads": 1, "codec": "aom"},
 )

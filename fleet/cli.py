@@ -1,0 +1,272 @@
+"""The command line: `roadbits run | check | report | encode | decode | rd | codecs`.
+
+Exit codes: 0 done, 2 wrong use or a bad scenario, 3 the run failed, 130 interrupted. Results go to stdout, bars and
+messages to stderr.
+
+Not here: any work; heavy imports wait until a command needs them.
+"""
+
+import functools
+import json
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NoReturn
+
+import click
+
+from roadbits.codecs.bitstream import BitstreamError
+from roadbits.fleet.backend import Backend, BackendError, LocalBackend
+from roadbits.fleet.cameras.frame import DataError
+from roadbits.fleet.collection import OtherCollectionError
+from roadbits.fleet.results import Results, ResultsError
+from roadbits.fleet.run import Run, RunError
+from roadbits.fleet.scenario import load_scenario
+from roadbits.fleet.store import StoreError
+from roadbits.fleet.uplink import UplinkError
+from roadbits.fleet.yaml_file import YamlFileError
+
+_WRONG_USE, _FAILED, _INTERRUPTED = 2, 3, 130
+
+
+def _fail(message: object, code: int) -> NoReturn:
+    click.echo(f"roadbits: {message}", err=True)
+    raise SystemExit(code)
+
+
+def _exit_codes(command: Callable[..., None]) -> Callable[..., None]:
+    """Turn the program's errors into one clear message and the promised exit code."""
+    from roadbits.codecs.image import ImageFileError
+
+    @functools.wraps(command)
+    def wrapped(*args: Any, **kwargs: Any) -> None:
+        try:
+            command(*args, **kwargs)
+        except (
+            YamlFileError,
+            RunError,
+            ResultsError,
+            ImageFileError,
+            UplinkError,
+            DataError,
+            OtherCollectionError,
+        ) as error:
+            _fail(error, _WRONG_USE)
+        except (StoreError, BackendError, BitstreamError) as error:
+            _fail(error, _FAILED)
+        except OSError as error:
+            _fail(f"{error}; nothing that was stored is lost", _FAILED)
+        except KeyboardInterrupt:
+            _fail("interrupted; add --resume to go on", _INTERRUPTED)
+
+    return wrapped
+
+
+def main() -> None:
+    """Run the command line."""
+    cli(prog_name="roadbits")
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(package_name="roadbits")
+def cli() -> None:
+    """How much mIoU does a bit from the road buy?"""
+
+
+@cli.command()
+@click.argument("scenario")
+@click.option("--out", type=click.Path(path_type=Path, file_okay=False), help="The run's folder. Default: runs/NAME.")
+@click.option("--resume", is_flag=True, help="Go on with the run in that folder; redo only what is missing.")
+@click.option("--backend", type=click.Choice(["ray", "local"]), default="ray", show_default=True)
+@click.option("--address", help="Join this Ray cluster instead of starting one, for example auto or 10.0.0.1:6379.")
+@click.option("--workers", type=click.IntRange(min=1), help="Ray workers. Default: one per processor.")
+@click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Override a scenario's key. Repeatable.")
+@click.option("--quiet", is_flag=True, help="Show no progress bars.")
+@_exit_codes
+def run(
+    scenario: str,
+    out: Path | None,
+    resume: bool,
+    backend: str,
+    address: str | None,
+    workers: int | None,
+    settings: tuple[str, ...],
+    quiet: bool,
+) -> None:
+    """Run SCENARIO: the name of a shipped one, or a YAML file. A sweep runs its variants one after the other."""
+    if address is not None and backend == "local":
+        raise click.UsageError("--address joins a Ray cluster, which --backend local does without")
+    scenarios = load_scenario(_scenario_path(scenario), settings)
+    sweep = len(scenarios) > 1
+    top = out or Path("runs") / (_scenario_path(scenario).stem if sweep else scenarios[0].name)
+    folders = [top / each.name if sweep else top for each in scenarios]
+    for each, folder in zip(scenarios, folders, strict=True):
+        results = Run(each, folder, functools.partial(_backend, backend, address, workers), quiet).execute(resume)
+        _show(results, [folder], folder / "report.html")
+    if sweep:
+        _write_report(folders, top / "report.html")
+
+
+def _backend(name: str, address: str | None, workers: int | None) -> Backend:
+    if name == "local":
+        return LocalBackend()
+    from roadbits.fleet.actors import RayBackend
+
+    return RayBackend(workers, address)
+
+
+def _show(results: Results, folders: list[Path], page: Path) -> None:
+    from rich.console import Console
+
+    from roadbits.fleet.report.terminal import print_results
+
+    print_results(results, Console(width=None if sys.stdout.isatty() else 140))
+    _write_report(folders, page)
+
+
+def _write_report(folders: list[Path], page: Path) -> None:
+    from roadbits.fleet.report.page import write_report
+
+    write_report(folders, page)
+    click.echo(f"{page}")
+
+
+def _scenario_path(text: str) -> Path:
+    """Return the file of a scenario given by path or by the name of a shipped one."""
+    from importlib.resources import files
+
+    path = Path(text)
+    if path.suffix in (".yaml", ".yml") or path.exists():
+        return path
+    shipped = Path(str(files("roadbits.scenarios")))
+    names = sorted(file.stem for file in shipped.glob("*.yaml"))
+    if text not in names:
+        raise RunError(f"no scenario {text!r}: give the path of a YAML file, or one of {', '.join(names)}")
+    return shipped / f"{text}.yaml"
+
+
+@cli.command()
+@click.argument("scenarios", nargs=-1, required=True, metavar="SCENARIO...")
+@click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Override a scenario's key. Repeatable.")
+@_exit_codes
+def check(scenarios: tuple[str, ...], settings: tuple[str, ...]) -> None:
+    """Validate scenarios, print what would run, and what it costs in frames and bytes."""
+    from roadbits.fleet.forecast import forecast
+    from roadbits.fleet.plan import Plan
+
+    faults = []
+    for name in scenarios:
+        try:
+            for scenario in load_scenario(_scenario_path(name), settings):
+                click.echo(f"{scenario.name}: {scenario.question or 'no question given'}")
+                for line in (*Plan(scenario).describe(), *forecast(scenario)):
+                    click.echo(f"  {line}")
+        except (YamlFileError, RunError, DataError, UplinkError) as error:
+            faults.append(str(error))
+    if faults:
+        _fail("\n".join(faults), _WRONG_USE)
+
+
+@cli.command()
+@click.argument("run_folders", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="RUN_DIR...")
+@click.option(
+    "--out", type=click.Path(path_type=Path, dir_okay=False), help="Default: report.html in the first folder."
+)
+@_exit_codes
+def report(run_folders: tuple[Path, ...], out: Path | None) -> None:
+    """Write one self-contained HTML page of one run, or of several compared."""
+    _write_report(list(run_folders), out or run_folders[0] / "report.html")
+
+
+@cli.command()
+@click.argument("image", type=click.Path(path_type=Path, dir_okay=False))
+@click.argument("payload", type=click.Path(path_type=Path, dir_okay=False))
+@click.option("--codec", "codec_name", required=True, help="See `roadbits codecs`.")
+@click.option("--point", help="An operating point, for example quality=30. Default: the middle of the ladder.")
+@click.option("--bpp", "target_bpp", type=float, help="Search for the point nearest to this rate instead.")
+@_exit_codes
+def encode(image: Path, payload: Path, codec_name: str, point: str | None, target_bpp: float | None) -> None:
+    """Compress IMAGE into PAYLOAD."""
+    from roadbits.codecs.catalogue import codec_named
+    from roadbits.codecs.codec import OperatingPoint
+    from roadbits.codecs.image import read_image
+    from roadbits.codecs.target_rate import Encoded, encode_at
+
+    if point is not None and target_bpp is not None:
+        raise click.UsageError("give --point or --bpp, not both")
+    try:
+        codec = codec_named(codec_name)
+        pixels = read_image(image)
+        if target_bpp is not None:
+            encoded = encode_at(codec, pixels, target_bpp)
+        else:
+            chosen = OperatingPoint.parse(point) if point else codec.points[len(codec.points) // 2]
+            encoded = Encoded(codec.encode(pixels, chosen), chosen)
+    except ValueError as error:
+        raise click.UsageError(str(error)) from error
+    payload.write_bytes(encoded.payload)
+    rate = 8 * len(encoded.payload) / (pixels.shape[0] * pixels.shape[1])
+    click.echo(f"{codec.name} {encoded.point}: {len(encoded.payload)} bytes, {rate:.4f} bpp")
+
+
+@cli.command()
+@click.argument("payload", type=click.Path(path_type=Path, dir_okay=False))
+@click.argument("image", type=click.Path(path_type=Path, dir_okay=False))
+@_exit_codes
+def decode(payload: Path, image: Path) -> None:
+    """Decompress PAYLOAD into IMAGE, a lossless format."""
+    from roadbits.codecs import catalogue
+    from roadbits.codecs.bitstream import MAX_BODY_BYTES
+    from roadbits.codecs.image import write_image
+
+    if payload.stat().st_size > 2 * MAX_BODY_BYTES:
+        raise BitstreamError(f"{payload}: {payload.stat().st_size} bytes, no payload is larger than {MAX_BODY_BYTES}")
+    try:
+        pixels = catalogue.decode(payload.read_bytes())
+    except BitstreamError as error:
+        raise BitstreamError(f"{payload}: {error}") from error
+    write_image(image, pixels)
+    click.echo(f"{pixels.shape[0]} x {pixels.shape[1]} pixels")
+
+
+@cli.command()
+@click.option("--images", required=True, type=click.Path(path_type=Path), help="A folder of images.")
+@click.option("--codec", "names", required=True, help="Codecs, separated by commas.")
+@click.option("--json", "json_file", type=click.Path(path_type=Path, dir_okay=False), help="Write the numbers here.")
+@click.option("--max-images", type=click.IntRange(min=1), help="Measure on that many images, evenly spaced.")
+@_exit_codes
+def rd(images: Path, names: str, json_file: Path | None, max_images: int | None) -> None:
+    """Measure rate and distortion on real bytes, and BD-rates."""
+    from rich.console import Console
+
+    from roadbits.codecs.catalogue import codec_named
+    from roadbits.codecs.image import list_images, read_image
+    from roadbits.codecs.rate_distortion import bd_rates, measure_all
+    from roadbits.fleet.progress import Display
+    from roadbits.fleet.report.rd_table import print_rd, rd_json
+
+    try:
+        codecs = [codec_named(name.strip()) for name in names.split(",")]
+    except ValueError as error:
+        raise click.UsageError(str(error)) from error
+    files = list_images(images)
+    if max_images and len(files) > max_images:
+        files = [files[k * len(files) // max_images] for k in range(max_images)]
+    with Display().bar("measure", sum(len(codec.points) for codec in codecs)) as bar:
+        points = measure_all(codecs, lambda: map(read_image, files), lambda _: bar.advance())
+    rates = bd_rates(points)
+    print_rd(points, rates, Console(width=None if sys.stdout.isatty() else 120))
+    if json_file:
+        json_file.write_text(json.dumps(rd_json(points, rates), indent=1) + "\n")
+
+
+@cli.command()
+def codecs() -> None:
+    """List the codecs and their operating points."""
+    from roadbits.codecs.catalogue import STILL_CODECS
+
+    columns = shutil.get_terminal_size().columns
+    for codec in STILL_CODECS:
+        points = "  ".join(map(str, codec.points))
+        click.echo(f"{codec.name:<12} {points}"[: max(80, columns)])

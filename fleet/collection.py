@@ -1,0 +1,61 @@
+"""The collection: every vehicle drives, segment by segment, and the collector stores what arrives.
+
+Progress is committed with the uploads, so a collection that was killed goes on with the segment it was at.
+
+Not here: what a vehicle does (`vehicle`), the checks (`collector`).
+"""
+
+from roadbits.fleet.backend import Backend
+from roadbits.fleet.collector import Collector, states_from
+from roadbits.fleet.plan import Plan
+from roadbits.fleet.progress import Display
+from roadbits.fleet.sources import train_source
+from roadbits.fleet.store import Store
+from roadbits.fleet.vehicle import SEGMENT_FRAMES, ArmState, Segment, drive
+
+
+class OtherCollectionError(Exception):
+    """The store holds uploads that another scenario collected."""
+
+
+def is_collected(plan: Plan, store: Store) -> bool:
+    """Return whether the store holds all of a plan's collection.
+
+    Raises:
+        OtherCollectionError: if it holds anything of another one.
+    """
+    key = plan.collect_key()
+    if store.about("collection") not in (None, key):
+        raise OtherCollectionError(
+            "uploads.sqlite holds uploads of another collection (cameras, fleet, codecs or seed differ): "
+            "choose another --out"
+        )
+    return store.about("complete") == key
+
+
+def collect(plan: Plan, store: Store, backend: Backend, display: Display) -> None:
+    """Let the fleet drive until everything is stored, one segment of every vehicle at a time.
+
+    Raises:
+        DataError: if a frame cannot be read.
+        UplinkError: if an uplink is unusable.
+        StoreError: if the store cannot be written.
+    """
+    scenario, key = plan.scenario, plan.collect_key()
+    store.keep("collection", key)
+    vehicles = range(scenario.fleet.vehicles)
+    lengths = [len(train_source(scenario.cameras, scenario.seed, v, len(vehicles))) for v in vehicles]
+    at = {vehicle: (0, (ArmState(),) * len(plan.arms)) for vehicle in vehicles}
+    at |= {v: (frame, states_from(text)) for v, (frame, text) in store.progress().items()}
+    collector = Collector(store, scenario.fleet.deadline_s)
+    with display.bar("collect", sum(lengths)) as bar:
+        bar.set(sum(frame for frame, _ in at.values()))
+        for first in range(0, max(lengths), SEGMENT_FRAMES):
+            wave = [v for v in vehicles if at[v][0] == first and first < lengths[v]]
+            segments = [Segment(scenario, v, first, at[v][1]) for v in wave]
+            for vehicle, (uploads, states) in zip(wave, backend.map(drive, segments), strict=True):
+                after = min(first + SEGMENT_FRAMES, lengths[vehicle])
+                collector.receive(uploads, vehicle, after, states)
+                at[vehicle] = (after, states)
+                bar.advance(after - first)
+    store.keep("complete", key)

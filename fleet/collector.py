@@ -1,0 +1,97 @@
+"""The server's front door: checks every upload, counts a repeated one once, quarantines a bad one with its reason.
+
+A verdict: *delivered*; *late* (arrived after the deadline: stored, but trains nothing); *rejected* (the payload is
+damaged, foreign, or not what the upload says it is: stored for inspection); or the fate the vehicle already knows,
+*lost*, *backlog* or *dropped*.
+
+Not here: the store's files (`store`), decoding (`decoded`).
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+
+from roadbits.codecs.bitstream import BitstreamError, unpack
+from roadbits.codecs.catalogue import codec_of
+from roadbits.fleet.store import Record, Store
+from roadbits.fleet.uplink import US_PER_S
+from roadbits.fleet.vehicle import Arm, ArmState, Upload
+
+
+class Collector:
+    """Receives uploads into a store."""
+
+    def __init__(self, store: Store, deadline_s: float) -> None:
+        """Take the store and the age, in seconds, beyond which an upload is late."""
+        self._store = store
+        self._deadline_us = round(deadline_s * US_PER_S)
+
+    def receive(self, uploads: Sequence[Upload], vehicle: int, next_frame: int, states: tuple[ArmState, ...]) -> int:
+        """Store a vehicle's uploads and acknowledge them by returning how many were new.
+
+        Raises:
+            StoreError: if they could not be stored; nothing of the batch is acknowledged then.
+        """
+        state = json.dumps([asdict(state) for state in states])
+        return self._store.add(map(self._record, uploads), vehicle, next_frame, state)
+
+    def _record(self, upload: Upload) -> Record:
+        verdict, reason = self._verdict(upload)
+        return Record(
+            upload_id(upload.arm, upload.vehicle, upload.index),
+            upload.arm.codec,
+            upload.arm.point,
+            upload.vehicle,
+            upload.index,
+            upload.camera,
+            upload.domain,
+            upload.height,
+            upload.width,
+            upload.captured_us,
+            upload.ready_us,
+            upload.arrival_us,
+            upload.payload_bytes,
+            verdict,
+            reason,
+            upload.copies,
+            upload.encode_s,
+            upload.encode_macs,
+            upload.payload,
+        )
+
+    def _verdict(self, upload: Upload) -> tuple[str, str]:
+        """Return the verdict on an upload and the reason for it."""
+        if upload.fate != "sent" or upload.payload is None or upload.arrival_us is None:
+            return upload.fate, upload.reason
+        try:
+            container = unpack(upload.payload)
+            codec = codec_of(upload.payload)
+        except BitstreamError as error:
+            return "rejected", str(error)
+        if (container.height, container.width) != (upload.height, upload.width):
+            return "rejected", (
+                f"payload is {container.height} x {container.width} pixels, "
+                f"the camera has {upload.height} x {upload.width}"
+            )
+        if codec.name != upload.arm.codec:
+            return "rejected", f"payload is of {codec.name}, the vehicle uses {upload.arm.codec}"
+        if upload.arrival_us - upload.captured_us > self._deadline_us:
+            return "late", f"arrived {(upload.arrival_us - upload.captured_us) / US_PER_S:.1f} s after capture"
+        return "delivered", ""
+
+
+def upload_id(arm: Arm, vehicle: int, frame: int) -> str:
+    """Return the name under which an upload counts once, however often it arrives."""
+    return f"{arm.key}/{vehicle}/{frame}"
+
+
+def states_from(text: str) -> tuple[ArmState, ...]:
+    """Return the states that `receive` stored with a vehicle."""
+    return tuple(
+        ArmState(
+            entry["finished_bits"],
+            entry["encoder_free_us"],
+            tuple((arrival, size) for arrival, size in entry["in_flight"]),
+        )
+        for entry in json.loads(text)
+    )

@@ -1,0 +1,73 @@
+"""What the server makes of payloads: decoded frames, and how far they are from the originals.
+
+Not here: receiving payloads (`collector`), restoring frames (`roadbits.restoration`).
+"""
+
+from dataclasses import dataclass
+
+import torch
+
+from roadbits.codecs.bitstream import BitstreamError
+from roadbits.codecs.catalogue import codec_named, decode
+from roadbits.codecs.codec import Image, OperatingPoint
+from roadbits.codecs.metrics import ms_ssim, psnr
+from roadbits.fleet.vehicle import Arm
+
+BATCH_FRAMES = 16
+
+
+@dataclass(frozen=True, eq=False)
+class Decoded:
+    """One decoded frame.
+
+    Attributes:
+        image: uint8 (H, W, 3); None if the payload proved undecodable.
+        psnr_db: against the original.
+        ms_ssim: against the original.
+        payload_bytes: of its payload.
+        reason: why it is undecodable, else empty.
+    """
+
+    image: Image | None
+    psnr_db: float = 0.0
+    ms_ssim: float = 0.0
+    payload_bytes: int = 0
+    reason: str = ""
+
+
+@dataclass(frozen=True, eq=False)
+class Uploaded:
+    """Payloads that arrived, beside their originals uint8 (H, W, 3)."""
+
+    payloads: list[bytes]
+    originals: list[Image]
+
+
+@dataclass(frozen=True, eq=False)
+class OnBoard:
+    """Originals uint8 (H, W, 3) that an arm's codec is to compress and decompress on board."""
+
+    arm: Arm
+    originals: list[Image]
+
+
+def decode_uploaded(batch: Uploaded) -> list[Decoded]:
+    """Decode payloads; one that does not decode gives a `Decoded` without an image."""
+    # One thread, so that sums come out the same in every process.
+    torch.set_num_threads(1)
+    return [_decoded(payload, original) for payload, original in zip(batch.payloads, batch.originals, strict=True)]
+
+
+def compress_on_board(batch: OnBoard) -> list[Decoded]:
+    """Encode and decode originals with an arm's codec."""
+    torch.set_num_threads(1)
+    codec, point = codec_named(batch.arm.codec), OperatingPoint.parse(batch.arm.point)
+    return [_decoded(codec.encode(original, point), original) for original in batch.originals]
+
+
+def _decoded(payload: bytes, original: Image) -> Decoded:
+    try:
+        image = decode(payload)
+    except BitstreamError as error:
+        return Decoded(None, payload_bytes=len(payload), reason=str(error))
+    return Decoded(image, psnr(image, original), ms_ssim(image, original), len(payload))

@@ -1,0 +1,71 @@
+"""What a person sees while a run works: one bar per stage on stderr, and a log of events in the run's folder.
+
+Not here: results, which go to stdout.
+"""
+
+import json
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+
+class Bar:
+    """One stage's bar."""
+
+    def __init__(self, progress: Progress, title: str, total: int) -> None:
+        """Begin a bar of `total` units."""
+        self._progress = progress
+        self._task = progress.add_task(title, total=total, note="")
+
+    def advance(self, units: int = 1) -> None:
+        """Move on by some units."""
+        self._progress.advance(self._task, units)
+
+    def set(self, units: int, note: str = "") -> None:
+        """Move to a number of units, with a few words behind the bar."""
+        self._progress.update(self._task, completed=units, note=note)
+
+
+class Display:
+    """Bars for a person and `log.jsonl` for a program."""
+
+    def __init__(self, log: Path | None = None, quiet: bool = False) -> None:
+        """Write events to a log file, if given; `quiet` shows no bars."""
+        self._console = Console(stderr=True, quiet=quiet)
+        self._log = log
+
+    @contextmanager
+    def bar(self, title: str, total: int) -> Iterator[Bar]:
+        """Show a bar while a stage works, and log how long it took."""
+        begin = time.monotonic()
+        columns = (
+            TextColumn("{task.description:<11}"),
+            BarColumn(32),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[note]}"),
+        )
+        self.event("begin", stage=title, units=total)
+        with Progress(*columns, console=self._console) as progress:
+            bar = Bar(progress, title, total)
+            yield bar
+        self.event("end", stage=title, seconds=round(time.monotonic() - begin, 3))
+
+    def say(self, text: str) -> None:
+        """Tell the person something, and log it."""
+        self._console.print(text, style="dim", highlight=False, markup=False)
+        self.event("note", text=text)
+
+    def event(self, kind: str, **details: Any) -> None:
+        """Log an event with the wall time in seconds."""
+        if self._log is not None:
+            line = json.dumps({"time_s": round(time.time(), 3), "event": kind, **details})
+            with self._log.open("a") as file:
+                file.write(line + "\n")

@@ -1,0 +1,60 @@
+"""The rate-distortion table of `roadbits rd`, for a person and as JSON.
+
+Not here: measuring (`roadbits.codecs.rate_distortion`).
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from roadbits.codecs.metrics import BdRate
+from roadbits.codecs.rate_distortion import RdPoint
+
+
+def print_rd(points: Sequence[RdPoint], rates: Mapping[str, BdRate], console: Console) -> None:
+    """Print the points and a square of BD-rates."""
+    table = Table("codec", "point", box=None, header_style="bold")
+    for column in ("bpp", "PSNR dB", "MS-SSIM", "encode ms", "decode ms"):
+        table.add_column(column, justify="right")
+    for point in points:
+        table.add_row(
+            point.codec,
+            point.point,
+            f"{point.bpp:.4f}",
+            f"{point.psnr_db:.2f}",
+            f"{point.ms_ssim:.4f}",
+            f"{1e3 * point.encode_s:.1f}",
+            f"{1e3 * point.decode_s:.1f}",
+        )
+    console.print(table)
+    if rates:
+        console.print(_square(rates))
+        console.print("mean rate at equal PSNR, row against column, over the shared PSNR range", style="dim")
+
+
+def _square(rates: Mapping[str, BdRate]) -> Table:
+    names = list(dict.fromkeys(key.split(" vs ")[0] for key in rates))
+    table = Table("BD-rate %", box=None, header_style="bold")
+    for name in names:
+        table.add_column(name, justify="right")
+    for row in names:
+        table.add_row(row, *(_percent(rates.get(f"{row} vs {column}")) for column in names))
+    return table
+
+
+def _percent(rate: BdRate | None) -> str:
+    if rate is None:
+        return "-"
+    return "no overlap" if rate.percent is None else f"{rate.percent:+.1f}"
+
+
+def rd_json(points: Sequence[RdPoint], rates: Mapping[str, BdRate]) -> dict[str, Any]:
+    """Return the content of `rd --json`."""
+    return {
+        "points": [asdict(point) for point in points],
+        "bd_rate_percent": {name: rate.percent for name, rate in rates.items()},
+        "bd_rate_overlap": {name: round(rate.overlap, 4) for name, rate in rates.items()},
+    }

@@ -1,0 +1,101 @@
+"""A run: collect, decode, train, measure, report, in the order of a frame's journey.
+
+Not here: the collection (`collection`) and what the server makes of it (`server`).
+"""
+
+import fcntl
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from roadbits.fleet.backend import Backend
+from roadbits.fleet.collection import collect, is_collected
+from roadbits.fleet.plan import Plan
+from roadbits.fleet.progress import Display
+from roadbits.fleet.results import Results
+from roadbits.fleet.scenario import Scenario, dump_scenario
+from roadbits.fleet.sources import check_disjoint
+from roadbits.fleet.stages import Stages, write_whole
+from roadbits.fleet.store import Store
+
+
+class RunError(Exception):
+    """A run that cannot begin; the message says what to do."""
+
+
+class Run:
+    """One scenario in one folder."""
+
+    def __init__(self, scenario: Scenario, folder: Path, backend: Callable[[], Backend], quiet: bool = False) -> None:
+        """Take what to run, where, how to get a backend, and whether to show no progress bars."""
+        self._plan = Plan(scenario)
+        self._folder = folder
+        self._open_backend = backend
+        self._quiet = quiet
+        self._timings_s: dict[str, float] = {}
+
+    def execute(self, resume: bool = False) -> Results:
+        """Do everything that is missing, write `results.json` and return it.
+
+        Raises:
+            RunError: if the folder holds a run and `resume` is not set, or another process works in it.
+            OtherCollectionError: if it holds the uploads of another scenario.
+            DataError: if the data cannot be read as declared.
+            StoreError: if the store cannot be written.
+            BackendError: if the backend cannot work.
+        """
+        check_disjoint(self._plan.scenario.cameras)
+        with self._folder_of_our_own(resume):
+            stages = Stages(self._folder / "stages")
+            display = Display(self._folder / "log.jsonl", self._quiet)
+            with Store(self._folder / "uploads.sqlite") as store, self._timed("start"):
+                collected = is_collected(self._plan, store)
+                backend = self._open_backend()
+            with Store(self._folder / "uploads.sqlite") as store:
+                try:
+                    if not collected:
+                        with self._timed("collect"):
+                            collect(self._plan, store, backend, display)
+                    results = self._serve(stages, store, backend, display)
+                finally:
+                    backend.close()
+            write_whole(self._folder / "results.json", results.to_json().encode())
+        return results
+
+    def _serve(self, stages: Stages, store: Store, backend: Backend, display: Display) -> Results:
+        # Only now: torch takes seconds to load, and uploads should not wait for it.
+        from roadbits.fleet.server import Server
+
+        server = Server(self._plan, stages, store, backend, display)
+        with self._timed("decode"):
+            server.write_originals()
+            server.decode()
+        if self._plan.scenario.downstream:
+            with self._timed("train"):
+                server.compress_test_frames()
+                server.train()
+            with self._timed("measure"):
+                server.measure()
+        return server.results(self._timings_s)
+
+    @contextmanager
+    def _folder_of_our_own(self, resume: bool) -> Iterator[None]:
+        """Lock the run's folder and write down what is run in it."""
+        resolved = self._folder / "scenario.yaml"
+        if resolved.exists() and not resume:
+            raise RunError(f"{self._folder} holds a run already: add --resume to continue it, or choose another --out")
+        self._folder.mkdir(parents=True, exist_ok=True)
+        with (self._folder / ".lock").open("w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                raise RunError(f"another process is working in {self._folder}: wait for it, or end it") from None
+            write_whole(resolved, dump_scenario(self._plan.scenario).encode())
+            yield
+
+    @contextmanager
+    def _timed(self, name: str) -> Iterator[None]:
+        begin = time.monotonic()
+        yield
+        self._timings_s[name] = round(time.monotonic() - begin, 3)

@@ -1,0 +1,277 @@
+"""What the server does with a collection: decode, train, measure, each stage kept as soon as it is complete.
+
+Every stage asks first whether its output is there already, so that a resumed run redoes only what is missing.
+
+Not here: what a stage's jobs do (`decoding`, `learning`), which stages there are (`plan`).
+"""
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from roadbits.downstream.confusion import Confusion
+from roadbits.fleet.archive import Archive, Arrays, ArraysWriter
+from roadbits.fleet.backend import Backend, Shared
+from roadbits.fleet.decoding import BATCH_FRAMES, Decoded, OnBoard, Uploaded, compress_on_board, decode_uploaded
+from roadbits.fleet.learning import LabelledSet, Measurement, Training
+from roadbits.fleet.learning import measure as measure_segmenter
+from roadbits.fleet.learning import train as train_segmenter
+from roadbits.fleet.originals import batches, write_originals
+from roadbits.fleet.plan import MeasuringJob, Plan, TrainingJob, shown_positions
+from roadbits.fleet.progress import Display
+from roadbits.fleet.results import DownstreamRow, Quality, Results, UploadRow, summarise
+from roadbits.fleet.sources import classes_of
+from roadbits.fleet.stages import Stages
+from roadbits.fleet.store import Record, Store
+from roadbits.fleet.vehicle import Arm
+
+
+class Server:
+    """The server of one run."""
+
+    def __init__(self, plan: Plan, stages: Stages, store: Store, backend: Backend, display: Display) -> None:
+        """Take what to do, where its output goes, and who computes it."""
+        self._plan, self._stages, self._store = plan, stages, store
+        self._backend, self._display = backend, display
+        self._notes: list[str] = []
+
+    def write_originals(self) -> None:
+        """Keep the original frames of both splits."""
+        for split in ("train", "test"):
+            key = self._plan.originals_key(split)
+            if self._stages.is_done(key):
+                continue
+            total = len(batches(self._plan.scenario, split))
+            with self._stages.writing(key) as folder, self._display.bar(f"{split} frames", total) as bar:
+                for _ in write_originals(self._plan.scenario, split, self._backend, folder):
+                    bar.advance()
+
+    def originals(self, split: str) -> Archive:
+        """Return a split's originals."""
+        return Archive.open(self._stages.folder(self._plan.originals_key(split)))
+
+    def decode(self) -> None:
+        """Decode what every arm delivered, and measure its distortion; the undecodable is quarantined."""
+        originals = self.originals("train")
+        position = {(note.vehicle, note.index): k for k, note in enumerate(originals.notes)}
+        for arm in self._plan.arms:
+            key = self._plan.decode_key(arm)
+            if not self._stages.is_done(key):
+                records = list(self._store.records(arm.codec, arm.point, "delivered", payloads=True))
+                with self._stages.writing(key) as folder, self._display.bar("decode", len(records)) as bar:
+                    where = [position[record.vehicle, record.frame] for record in records]
+                    batches = (
+                        Uploaded([_payload(record) for record in some], [originals.images[k] for k in places])
+                        for some, places in zip(_chunks(records), _chunks(where), strict=True)
+                    )
+                    self._write_decoded(
+                        folder, records, where, self._backend.map(decode_uploaded, batches), bar.advance
+                    )
+            rejected = json.loads((self._stages.folder(key) / "rejected.json").read_text())
+            for upload, reason in rejected.items():
+                self._store.reject(upload, reason)
+
+    def _write_decoded(
+        self,
+        folder: Path,
+        records: Sequence[Record],
+        where: Sequence[int],
+        results: Iterator[list[Decoded]],
+        advance: Callable[[int], None],
+    ) -> None:
+        kept: list[int] = []
+        quality, rejected = [], {}
+        at = 0
+        with ArraysWriter(folder, "images") as images:
+            for decoded in results:
+                for frame in decoded:
+                    if frame.image is None:
+                        rejected[records[at].upload_id] = frame.reason
+                    else:
+                        images.append(frame.image)
+                        kept.append(where[at])
+                        quality.append((frame.psnr_db, frame.ms_ssim))
+                    at += 1
+                advance(len(decoded))
+        means = [float(mean) for mean in np.mean(quality, axis=0)] if quality else [0.0, 0.0]
+        (folder / "positions.json").write_text(json.dumps(kept))
+        (folder / "rejected.json").write_text(json.dumps(rejected))
+        (folder / "quality.json").write_text(json.dumps(means))
+
+    def compress_test_frames(self) -> None:
+        """Compress and decode the test frames with every arm that a setup tests on."""
+        originals = self.originals("test")
+        for arm in self._plan.tested_arms():
+            key = self._plan.on_board_key(arm)
+            if self._stages.is_done(key):
+                continue
+            with self._stages.writing(key) as folder, self._display.bar("on board", len(originals)) as bar:
+                batches = (OnBoard(arm, list(images)) for images in _chunks(originals.images))
+                payload_bytes = 0
+                with ArraysWriter(folder, "images") as images:
+                    for decoded in self._backend.map(compress_on_board, batches):
+                        for frame in decoded:
+                            assert frame.image is not None, frame.reason
+                            images.append(frame.image)
+                            payload_bytes += frame.payload_bytes
+                        bar.advance(len(decoded))
+                (folder / "rate.json").write_text(json.dumps(8 * payload_bytes / _pixels(originals)))
+
+    def train(self) -> None:
+        """Train every missing segmenter, side by side where the backend can."""
+        words = self._plan.scenario.downstream
+        assert words is not None
+        todo = [job for job in self._plan.training_jobs() if self._can_train(job)]
+        todo = [job for job in todo if not self._stages.is_done(self._plan.train_key(job))]
+        if not todo:
+            return
+        frames: dict[Arm | None, Shared[LabelledSet]] = {}
+        for job in todo:
+            if job.arm not in frames:
+                frames[job.arm] = self._backend.share(self._training_set(job.arm))
+        num_classes = len(classes_of(self._plan.scenario.cameras))
+        trainings = [Training(frames[job.arm], words, num_classes, job.seed) for job in todo]
+        steps = [0] * len(todo)
+        with self._display.bar("train", len(todo) * words.steps) as bar:
+
+            def progress(position: int, step: int, loss: float) -> None:
+                steps[position] = step
+                bar.set(sum(steps), f"loss {loss:.3f}")
+
+            for position, trained in self._backend.train(train_segmenter, trainings, words.threads, progress):
+                with self._stages.writing(self._plan.train_key(todo[position])) as folder:
+                    (folder / "segmenter.safetensors").write_bytes(trained.weights)
+                    (folder / "losses.json").write_text(json.dumps(trained.losses))
+                progress(position, words.steps, trained.losses[-1])
+
+    def _can_train(self, job: TrainingJob) -> bool:
+        return job.arm is None or len(self._positions(job.arm)) > 0
+
+    def _positions(self, arm: Arm) -> list[int]:
+        """Return the positions, among the originals, of the frames that an arm delivered."""
+        folder = self._stages.folder(self._plan.decode_key(arm))
+        positions: list[int] = json.loads((folder / "positions.json").read_text())
+        return positions
+
+    def _training_set(self, arm: Arm | None) -> LabelledSet:
+        """Return the originals, or an arm's decoded frames with the labels of their originals."""
+        originals = self.originals("train")
+        if arm is None:
+            return LabelledSet(list(originals.images), list(originals.labels))
+        images = Arrays(self._stages.folder(self._plan.decode_key(arm)), "images")
+        return LabelledSet(list(images), [originals.labels[k] for k in self._positions(arm)])
+
+    def _test_set(self, arm: Arm | None) -> LabelledSet:
+        originals = self.originals("test")
+        images = (
+            originals.images if arm is None else Arrays(self._stages.folder(self._plan.on_board_key(arm)), "images")
+        )
+        return LabelledSet(list(images), list(originals.labels))
+
+    def measure(self) -> None:
+        """Measure every trained segmenter on every set of test frames that a setup pairs it with."""
+        words = self._plan.scenario.downstream
+        assert words is not None
+        jobs = [job for job in self._plan.measuring_jobs() if self._can_train(job.training)]
+        todo = [job for job in jobs if not self._stages.is_done(self._plan.measure_key(job))]
+        if not todo:
+            return
+        sets = {arm: self._backend.share(self._test_set(arm)) for arm in dict.fromkeys(job.arm for job in todo)}
+        num_classes = len(classes_of(self._plan.scenario.cameras))
+        shown = shown_positions(len(self.originals("test")))
+        measurements = (
+            Measurement(self._weights(job.training), sets[job.arm], words, num_classes, shown) for job in todo
+        )
+        with self._display.bar("measure", len(todo)) as bar:
+            for job, measured in zip(todo, self._backend.map(measure_segmenter, measurements), strict=True):
+                with self._stages.writing(self._plan.measure_key(job)) as folder:
+                    np.save(folder / "counts.npy", measured.counts, allow_pickle=False)
+                    with ArraysWriter(folder, "predictions") as predictions:
+                        for prediction in measured.predictions:
+                            predictions.append(prediction)
+                bar.advance()
+
+    def _weights(self, job: TrainingJob) -> bytes:
+        return (self._stages.folder(self._plan.train_key(job)) / "segmenter.safetensors").read_bytes()
+
+    def results(self, timings_s: dict[str, float]) -> Results:
+        """Return everything that was measured."""
+        uploads = [self._upload_row(arm) for arm in self._plan.arms]
+        downstream = [row for upload in uploads for row in self._downstream_rows(upload)]
+        return Results(
+            self._plan.scenario.name,
+            self._plan.scenario.seed,
+            uploads,
+            downstream,
+            notes=self._notes,
+            timings_s=timings_s,
+            question=self._plan.scenario.question,
+        )
+
+    def _upload_row(self, arm: Arm) -> UploadRow:
+        fleet, cameras = self._plan.scenario.fleet, self._plan.scenario.cameras
+        quality = json.loads((self._stages.folder(self._plan.decode_key(arm)) / "quality.json").read_text())
+        frames = len(self.originals("train"))
+        row = summarise(
+            arm,
+            self._store.records(arm.codec, arm.point),
+            Quality(*quality),
+            frames * cameras.interval_s / 3600,
+            fleet.device.encode_watts,
+            fleet.device.radio_joules_per_mbit,
+        )
+        if row.delivered == 0:
+            self._note(f"{arm.key} delivered no frame: nothing could be trained on it")
+        return row
+
+    def _downstream_rows(self, upload: UploadRow) -> Iterator[DownstreamRow]:
+        words, arm = self._plan.scenario.downstream, Arm(upload.codec, upload.point)
+        for setup in self._plan.setups:
+            for seed in words.seeds if words else ():
+                job = self._plan.job_of(setup, arm, seed)
+                if self._can_train(job.training):
+                    yield self._downstream_row(upload, setup, job)
+
+    def _downstream_row(self, upload: UploadRow, setup: str, job: MeasuringJob) -> DownstreamRow:
+        counts = np.load(self._stages.folder(self._plan.measure_key(job)) / "counts.npy", allow_pickle=False)
+        confusion = Confusion(counts.sum(0))
+        names = classes_of(self._plan.scenario.cameras).names
+        ious = dict(zip(names, confusion.iou(), strict=True))
+        train_frames = len(self._positions(job.training.arm)) if job.training.arm else len(self.originals("train"))
+        test_bpp = None
+        if job.arm:
+            test_bpp = json.loads((self._stages.folder(self._plan.on_board_key(job.arm)) / "rate.json").read_text())
+        return DownstreamRow(
+            codec=upload.codec,
+            point=upload.point,
+            setup=str(setup),
+            seed=job.training.seed,
+            bpp=upload.bpp,
+            miou=confusion.miou(),
+            per_class_iou={name: float(iou) for name, iou in ious.items() if np.isfinite(iou)},
+            absent=[name for name, iou in ious.items() if not np.isfinite(iou)],
+            restorer=None,
+            train_frames=train_frames,
+            test_frames=len(counts),
+            test_bpp=test_bpp,
+        )
+
+    def _note(self, text: str) -> None:
+        self._notes.append(text)
+        self._display.say(text)
+
+
+def _chunks(items: Sequence[Any]) -> Iterator[Sequence[Any]]:
+    return (items[first : first + BATCH_FRAMES] for first in range(0, len(items), BATCH_FRAMES))
+
+
+def _payload(record: Record) -> bytes:
+    assert record.payload is not None
+    return record.payload
+
+
+def _pixels(archive: Archive) -> int:
+    return sum(image.shape[0] * image.shape[1] for image in archive.images)

@@ -1,0 +1,240 @@
+"""A vehicle: captures frames, encodes them, and queues payloads for its uplink, in virtual time.
+
+A drive is cut into segments. A segment is a pure function of the vehicle's words, its position and the state in which
+the last segment left the vehicle, so any worker may compute it, and compute it again after a crash.
+
+A frame's fate here: *dropped* if the encoder is still busy with the frame before the last, or if the send buffer would
+overflow (the newest frame goes); *backlog* if it has not arrived when the links close; *lost* if it vanished on the
+way; else *sent*: it reached the collector, which has the last word.
+
+Not here: the collector's checks (`collector`), who runs a segment (`actors`, `backend`).
+"""
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Protocol, runtime_checkable
+
+from roadbits.codecs.catalogue import codec_named
+from roadbits.codecs.codec import OperatingPoint
+from roadbits.fleet.cameras.frame import Frame, FrameSource
+from roadbits.fleet.links import link_for
+from roadbits.fleet.scenario import Device, Scenario
+from roadbits.fleet.seeds import Purpose, generator_for
+from roadbits.fleet.sources import train_source
+from roadbits.fleet.uplink import US_PER_S
+
+SEGMENT_FRAMES = 32
+"""Frames per segment: bounds what one message carries, and how soon a first upload is stored."""
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One codec at one operating point: a fleet of its own, with links of its own."""
+
+    codec: str
+    point: str
+
+    @property
+    def key(self) -> str:
+        """A name for files and tables, for example `jpeg:quality=30`."""
+        return f"{self.codec}:{self.point}"
+
+
+@dataclass(frozen=True)
+class Upload:
+    """What became of one frame of one arm.
+
+    Attributes:
+        arm: codec and operating point.
+        vehicle: its number, from 0.
+        index: the frame's position in the vehicle's drive.
+        camera: the camera's name.
+        domain: the frame's domain.
+        height: of the frame, in pixels.
+        width: of the frame, in pixels.
+        captured_us: when it was captured, in virtual microseconds.
+        ready_us: when its payload was queued; equal to `captured_us` if it never was.
+        arrival_us: when the link carries its last bit, after the links close for a backlog; None if it was dropped.
+        payload_bytes: what was queued, retransmissions included; 0 if it was dropped.
+        fate: `sent`, `lost`, `backlog` or `dropped`.
+        reason: why it was dropped, else empty.
+        payload: what arrived; None unless sent.
+        copies: how often it arrived.
+        encode_s: time the device spent on encoding.
+        encode_macs: multiply-accumulates it spent.
+    """
+
+    arm: Arm
+    vehicle: int
+    index: int
+    camera: str
+    domain: str
+    height: int
+    width: int
+    captured_us: int
+    ready_us: int
+    arrival_us: int | None = None
+    payload_bytes: int = 0
+    fate: str = "dropped"
+    reason: str = ""
+    payload: bytes | None = None
+    copies: int = 0
+    encode_s: float = 0.0
+    encode_macs: int = 0
+
+
+@dataclass(frozen=True)
+class ArmState:
+    """Where a segment leaves one arm of a vehicle.
+
+    Attributes:
+        finished_bits: end of the link's queue (`TraceUplink.finished_bits`).
+        encoder_free_us: when the encoder has done all frames so far.
+        in_flight: (arrival in microseconds, bytes) of queued uploads that had not arrived.
+    """
+
+    finished_bits: int = 0
+    encoder_free_us: int = 0
+    in_flight: tuple[tuple[int, int], ...] = ()
+
+
+@dataclass(frozen=True)
+class Segment:
+    """What a worker needs to compute one segment of one vehicle's drive.
+
+    Attributes:
+        scenario: the whole run's words.
+        vehicle: its number.
+        first: position of the segment's first frame.
+        states: per arm, as the segment before left it.
+    """
+
+    scenario: Scenario
+    vehicle: int
+    first: int
+    states: tuple[ArmState, ...]
+
+
+def arms_of(scenario: Scenario) -> tuple[Arm, ...]:
+    """Return every (codec, operating point) of a scenario, in its order."""
+    return tuple(Arm(choice.name, str(point)) for choice in scenario.codecs for point in choice.chosen)
+
+
+def drive(segment: Segment) -> tuple[list[Upload], tuple[ArmState, ...]]:
+    """Compute one segment: the fates of its frames in every arm, in order of capture, and the states it leaves.
+
+    Raises:
+        DataError: if a frame cannot be read.
+        UplinkError: if the uplink is unusable.
+    """
+    scenario = segment.scenario
+    source = train_source(scenario.cameras, scenario.seed, segment.vehicle, scenario.fleet.vehicles)
+    last_capture_us = _us((len(source) - 1) * scenario.cameras.interval_s)
+    close_us = last_capture_us + _us(scenario.fleet.drain_s)
+    lanes = [
+        _Lane(scenario, arm, position, segment.vehicle, state, close_us)
+        for position, (arm, state) in enumerate(zip(arms_of(scenario), segment.states, strict=True))
+    ]
+    frames = frames_from(source, segment.first)
+    uploads = [lane.capture(frame) for frame in itertools.islice(frames, SEGMENT_FRAMES) for lane in lanes]
+    return uploads, tuple(lane.state for lane in lanes)
+
+
+@runtime_checkable
+class _RandomAccess(Protocol):
+    """A source that can begin anywhere."""
+
+    def frame(self, index: int) -> Frame: ...
+
+
+def frames_from(source: FrameSource, first: int) -> Iterator[Frame]:
+    """Yield a source's frames from a position on, without reading those before it where the source can."""
+    if isinstance(source, _RandomAccess):
+        return map(source.frame, range(first, len(source)))
+    return itertools.islice(iter(source), first, None)
+
+
+def _us(seconds: float) -> int:
+    return round(seconds * US_PER_S)
+
+
+class _Lane:
+    """One vehicle in one arm."""
+
+    def __init__(
+        self, scenario: Scenario, arm: Arm, position: int, vehicle: int, state: ArmState, close_us: int
+    ) -> None:
+        self._fleet = scenario.fleet
+        self._seed = scenario.seed
+        self._interval_us = _us(scenario.cameras.interval_s)
+        self._arm, self._position, self._vehicle = arm, position, vehicle
+        self._codec, self._point = codec_named(arm.codec), OperatingPoint.parse(arm.point)
+        self._close_us = close_us
+        self._link = link_for(scenario.fleet, scenario.seed, vehicle)
+        self._link.finished_bits = state.finished_bits
+        self._encoder_free_us = state.encoder_free_us
+        self._in_flight = list(state.in_flight)
+
+    @property
+    def state(self) -> ArmState:
+        """Where this arm stands now."""
+        return ArmState(self._link.finished_bits, self._encoder_free_us, tuple(self._in_flight))
+
+    def capture(self, frame: Frame) -> Upload:
+        """Encode a frame, queue it and say what becomes of it."""
+        height, width = frame.image.shape[:2]
+        now_us = _us(frame.time_s)
+        upload = Upload(
+            self._arm, self._vehicle, frame.index, frame.camera, frame.domain, height, width, now_us, now_us
+        )
+        if self._encoder_free_us > now_us + self._interval_us:
+            return replace(upload, reason="encoder busy")
+        payload = self._codec.encode(frame.image, self._point)
+        encode_s = encode_seconds(self._fleet.device, self._arm.codec, height, width)
+        ready_us = max(now_us, self._encoder_free_us) + _us(encode_s)
+        self._encoder_free_us = ready_us
+        macs = self._codec.complexity(self._point, height, width).encode_macs
+        upload = replace(upload, ready_us=ready_us, encode_s=encode_s, encode_macs=macs)
+        self._in_flight = [(arrival, size) for arrival, size in self._in_flight if arrival > ready_us]
+        if sum(size for _, size in self._in_flight) + len(payload) > self._fleet.max_backlog_bytes:
+            return replace(upload, reason="send buffer full")
+        return self._send(upload, payload)
+
+    def _send(self, upload: Upload, payload: bytes) -> Upload:
+        """Queue a payload and draw what goes wrong with it on the way."""
+        faults = self._fleet.faults
+        luck = generator_for(self._seed, Purpose.FAULTS, self._position, self._vehicle, upload.index)
+        lost, corrupt, twice = luck.random(3) < (
+            faults.loss_probability,
+            faults.corrupt_probability,
+            faults.duplicate_probability,
+        )
+        copies = 2 if twice else 1
+        arrivals = [self._link.offer(upload.ready_us, len(payload)) for _ in range(copies)]
+        self._in_flight += [(arrival, len(payload)) for arrival in arrivals]
+        upload = replace(upload, arrival_us=arrivals[0], payload_bytes=copies * len(payload))
+        if arrivals[0] > self._close_us:
+            return replace(upload, fate="backlog")
+        if lost:
+            return replace(upload, fate="lost")
+        if corrupt:
+            payload = _with_flipped_bit(payload, int(luck.integers(8 * len(payload))))
+        return replace(upload, fate="sent", payload=payload, copies=copies)
+
+
+def encode_seconds(device: Device, codec: str, height: int, width: int) -> float:
+    """Return how long a device needs to encode one frame with a legacy codec.
+
+    Raises:
+        ValueError: if the device says nothing of that codec.
+    """
+    if codec not in device.encode_mpx_per_s:
+        raise ValueError(f"the device says nothing of {codec}: give fleet.device.encode_mpx_per_s.{codec}")
+    return height * width / 1e6 / device.encode_mpx_per_s[codec]
+
+
+def _with_flipped_bit(payload: bytes, bit: int) -> bytes:
+    damaged = bytearray(payload)
+    damaged[bit // 8] ^= 1 << bit % 8
+    return bytes(damaged)
