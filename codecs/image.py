@@ -3,6 +3,7 @@
 Not here: label maps and data set layouts (`roadbits.fleet.cameras`), clips.
 """
 
+import warnings
 from pathlib import Path
 
 import numpy as np

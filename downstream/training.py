@@ -127,7 +127,10 @@ def _optimiser(
     optimiser = torch.optim.AdamW(
         [{"params": encoder}, {"params": decoder}], lr=recipe.learning_rate, weight_decay=recipe.weight_decay
     )
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, rates, total_steps=recipe.steps + 1, pct_start=0.1)
+    total = recipe.steps + 1
+    # OneCycleLR divides by the length of its rise, which is 0 where it lasts exactly one step.
+    rise = max(0.1, 2 / total)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, rates, total_steps=total, pct_start=rise)
     return optimiser, schedule
 
 

@@ -1,23 +1,17 @@
 """Ray: a pool of actors, each hosting a platoon of vehicles, and trainings as tasks with declared processors.
 
 A fixed pool, since one actor per vehicle costs 310 MB each and does not scale. Actors restart without limit and a job
-is retried, which is safe because jobs are pure. Ray listens on all interfaces whatever address it is given, so a Ray
-that is started here asks for a token; it sends no usage statistics. An existing cluster is joined by its address, and
-left running.
+is retried, which is safe because jobs are pure. An existing cluster is joined by its address, and left running.
 
-Not here: the jobs themselves, and everything that works without Ray (`backend`).
+Not here: the jobs themselves, Ray's token (`ray_environment`), and everything that works without Ray (`backend`).
 """
 
 import logging
 import os
-import secrets
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Generic, TypeVar
-
-os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 
 import ray
 from ray.exceptions import RayError, RayTaskError
@@ -164,10 +158,11 @@ class RayBackend:
 
 
 def _start_ray(workers: int | None) -> None:
-    """Start a Ray of our own: loopback, no dashboard, a token of its own."""
-    os.environ.setdefault("RAY_AUTH_MODE", "token")
-    if os.environ["RAY_AUTH_MODE"] == "token" and not os.environ.get("RAY_AUTH_TOKEN_PATH"):
-        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+    """Start a Ray of our own: no dashboard, and a token (see `ray_environment`)."""
+    if os.environ.get("RAY_AUTH_MODE") != "token":
+        raise BackendError(
+            "call roadbits.fleet.ray_environment.prepare_ray before importing ray: it must ask for a token"
+        )
     cpus = max(os.cpu_count() or 1, workers or 1)
     ray.init(
         num_cpus=cpus,

@@ -20,6 +20,7 @@ from roadbits.codecs.bitstream import BitstreamError
 from roadbits.fleet.backend import Backend, BackendError, LocalBackend
 from roadbits.fleet.cameras.frame import DataError
 from roadbits.fleet.collection import OtherCollectionError
+from roadbits.fleet.ray_environment import prepare_ray
 from roadbits.fleet.results import Results, ResultsError
 from roadbits.fleet.run import Run, RunError
 from roadbits.fleet.scenario import load_scenario
@@ -111,6 +112,7 @@ def run(
 def _backend(name: str, address: str | None, workers: int | None) -> Backend:
     if name == "local":
         return LocalBackend()
+    prepare_ray(start_own=address is None)
     from roadbits.fleet.actors import RayBackend
 
     return RayBackend(workers, address)

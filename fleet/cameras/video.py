@@ -39,11 +39,14 @@ _MATRICES = {0: _BT709, 1: _BT709, 4: 4, 5: _BT601, 6: _BT601, 7: 7, 9: 9}
 """A file's matrix coefficients (ITU-T H.273, table 4) -> swscale's; 0 is RGB, which needs none."""
 _SMALLEST_BT709_HEIGHT = 720
 # swscale's BILINEAR, FULL_CHR_H_INT, ACCURATE_RND and BITEXACT: without the last three, results depend on the processor
-# and are up to 2 of 255 off. Older releases of PyAV know them as numbers only.
+# and are up to 2 of 255 off. Numbers, for PyAV 17 does not name them all.
 _EXACT = 0x2 | 0x2000 | 0x40000 | 0x80000
 _ROUNDING_S = Fraction(1, 2000)
 _MISSING_S = Fraction(1, 2)
-"""A file that ends earlier than its header promises by more than this is truncated."""
+"""A file that ends this much earlier than its header promises is truncated; headers are seldom exact.
+
+mp4 and avi show a shorter loss by an incomplete last packet; in Matroska it goes unnoticed.
+"""
 
 
 @dataclass(frozen=True)
@@ -177,7 +180,8 @@ def _packets(path: Path, container: InputContainer, stream: VideoStream) -> "Ite
 def _check_length(path: Path, container: InputContainer, stream: VideoStream, ticks: list[int]) -> None:
     """Raise DataError if the frames with these sorted timestamps end earlier than the header promises."""
     last_interval = ticks[-1] - ticks[-2] if len(ticks) > 1 else 0
-    reached_s = (ticks[-1] + last_interval - ticks[0]) * _tick_s(stream)
+    # Some writers count from 0, others from the first frame: what both allow is let pass.
+    reached_s = (ticks[-1] + last_interval - min(0, ticks[0])) * _tick_s(stream)
     promised_s = _promised_s(container, stream)
     if promised_s is not None and promised_s - reached_s > _MISSING_S:
         raise DataError(
