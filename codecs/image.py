@@ -27,7 +27,7 @@ def read_image(path: Path) -> Image:
             bits of grey, which Pillow would clip to white.
     """
     try:
-        with PIL.Image.open(path) as picture:
+        with warnings.catch_warnings(), _opened(path) as picture:
             if picture.size[0] * picture.size[1] > MAX_PIXELS:
                 raise ImageFileError(f"{path}: {picture.size[1]} x {picture.size[0]} pixels, at most {MAX_PIXELS}")
             if picture.mode.startswith(("I", "F")):
@@ -35,6 +35,12 @@ def read_image(path: Path) -> Image:
             return np.array(picture.convert("RGB"))
     except (OSError, SyntaxError, ValueError, RuntimeError, PIL.Image.DecompressionBombError) as error:
         raise ImageFileError(f"{path}: cannot be read as an image: {error}") from error
+
+
+def _opened(path: Path) -> PIL.Image.Image:
+    """Open a file without Pillow's own warning of large pictures, which comes before any check of ours."""
+    warnings.simplefilter("ignore", PIL.Image.DecompressionBombWarning)
+    return PIL.Image.open(path)
 
 
 def write_image(path: Path, image: Image) -> None:

@@ -3,6 +3,7 @@
 Not here: rate control over a drive, where each frame's rate may differ.
 """
 
+import math
 from typing import NamedTuple
 
 from roadbits.codecs.codec import Codec, Image, OperatingPoint
@@ -23,10 +24,10 @@ def encode_at(codec: Codec, image: Image, target_bpp: float) -> Encoded:
     most 1 + log2 of their number are tried.
 
     Raises:
-        ValueError: if the target is not positive.
+        ValueError: if the target is not positive and finite.
     """
-    if not target_bpp > 0:
-        raise ValueError(f"target rate is {target_bpp} bpp, expected more than 0")
+    if not 0 < target_bpp < math.inf:
+        raise ValueError(f"target rate is {target_bpp} bpp, expected more than 0 and finite")
     height, width = image.shape[:2]
     points = codec.fine_points
     tried: dict[int, bytes] = {}
