@@ -66,7 +66,7 @@ class Segmenter(nn.Module):
             self.network: nn.Module = smp.create_model(
                 spec.architecture, spec.encoder, encoder_weights=None, classes=num_classes, **spec.options
             )
-        except (KeyError, RuntimeError, TypeError) as error:
+        except (KeyError, RuntimeError, TypeError, ValueError) as error:
             raise ValueError(
                 f"segmentation-models-pytorch cannot build {spec.architecture!r} on {spec.encoder!r} "
                 f"with {dict(spec.options)}: {error}"

@@ -8,6 +8,7 @@ Not here: the jobs themselves, Ray's token (`ray_environment`), and everything t
 
 import logging
 import os
+import socket
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -21,6 +22,7 @@ from roadbits.fleet.backend import BackendError, Item, Progress, Report, Result,
 _JOBS_PER_ACTOR = 2
 """One under way and one waiting: enough to keep an actor busy, little enough to bound memory."""
 _REPORT_EVERY_S = 1.0
+_CONNECT_S = 5.0
 _Stored = TypeVar("_Stored")
 
 
@@ -87,6 +89,7 @@ class RayBackend:
         self._started = not ray.is_initialized() and address is None
         try:
             if address is not None:
+                _check_address(address)
                 ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
             elif self._started:
                 _start_ray(workers)
@@ -171,6 +174,21 @@ def _start_ray(workers: int | None) -> None:
         logging_level=logging.ERROR,
         _node_ip_address="127.0.0.1",
     )
+
+
+def _check_address(address: str) -> None:
+    """Refuse an address that nobody answers: Ray itself would try for minutes.
+
+    Raises:
+        OSError: if nothing listens there.
+        ValueError: if the address is none that a driver inside the cluster uses.
+    """
+    if address == "auto":
+        return
+    host, colon, port = address.rpartition(":")
+    if "://" in address or not (colon and host and port.isdigit()):
+        raise ValueError("expected auto or HOST:PORT of the head node; ray:// is slow, so run inside the cluster")
+    socket.create_connection((host, int(port)), timeout=_CONNECT_S).close()
 
 
 def _remote(module: Any) -> Any:

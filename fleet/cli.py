@@ -139,7 +139,7 @@ def _scenario_path(text: str) -> Path:
     from importlib.resources import files
 
     path = Path(text)
-    if path.suffix in (".yaml", ".yml") or path.exists():
+    if path.suffix in (".yaml", ".yml") or path.is_file():
         return path
     shipped = Path(str(files("roadbits.scenarios")))
     names = sorted(file.stem for file in shipped.glob("*.yaml"))

@@ -10,7 +10,7 @@ from roadbits.codecs.catalogue import codec_named
 from roadbits.codecs.codec import OperatingPoint
 from roadbits.fleet.links import trace_for
 from roadbits.fleet.scenario import Scenario
-from roadbits.fleet.sources import test_sources, train_source
+from roadbits.fleet.sources import check_disjoint, test_sources, train_source
 from roadbits.fleet.vehicle import arms_of
 
 _FRAMES = 3
@@ -20,10 +20,11 @@ def forecast(scenario: Scenario) -> Iterator[str]:
     """Yield lines on frames, links and expected bytes.
 
     Raises:
-        DataError: if the data cannot be read as declared.
+        DataError: if the data cannot be read as declared, or test frames would train.
         UplinkError: if the uplink is unusable.
     """
     fleet, cameras = scenario.fleet, scenario.cameras
+    check_disjoint(cameras)
     lengths = [len(train_source(cameras, scenario.seed, v, fleet.vehicles)) for v in range(fleet.vehicles)]
     tests = sum(len(source) for source in test_sources(cameras, scenario.seed))
     yield f"frames    {sum(lengths)} of {fleet.vehicles} vehicles, {tests} to test on"

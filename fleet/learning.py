@@ -15,8 +15,8 @@ from safetensors.torch import load, save
 
 from roadbits.downstream.confusion import Confusion
 from roadbits.downstream.segmenter import Segmenter, SegmenterSpec, predict
-from roadbits.downstream.training import TrainingSpec, train_segmenter
-from roadbits.fleet.backend import Report, Shared
+from roadbits.downstream.training import TrainingDiverged, TrainingSpec, train_segmenter
+from roadbits.fleet.backend import BackendError, Report, Shared
 from roadbits.fleet.scenario import Downstream
 
 Array = NDArray[np.uint8]
@@ -84,8 +84,7 @@ def train(job: Training, report: Report) -> Trained:
     """Train a segmenter.
 
     Raises:
-        ValueError: if the network cannot be built or there are no frames.
-        TrainingDiverged: if the loss is no longer finite.
+        BackendError: if the network cannot be built, nothing is labelled, or the loss is no longer finite.
     """
     words, frames = job.words, job.frames.get()
     recipe = TrainingSpec(
@@ -106,9 +105,11 @@ def train(job: Training, report: Report) -> Trained:
         if step % every == 0:
             losses.append(round(loss, 4))
 
-    segmenter = train_segmenter(
-        frames.images, frames.labels, job.num_classes, network_of(words, words.pretrained), recipe, job.seed, note
-    )
+    network = network_of(words, words.pretrained)
+    try:
+        segmenter = train_segmenter(frames.images, frames.labels, job.num_classes, network, recipe, job.seed, note)
+    except (ValueError, TrainingDiverged) as error:
+        raise BackendError(f"a segmenter of seed {job.seed} cannot be trained: {error}") from error
     tensors = {name: tensor.cpu().contiguous() for name, tensor in segmenter.state_dict().items()}
     return Trained(save(tensors), losses)
 

@@ -53,7 +53,7 @@ class UploadRow:
         rejected: refused by the collector or undecodable.
         dropped: never sent: the encoder was busy or the send buffer full.
         backlog: still waiting when the links closed.
-        duplicates: repeated uploads, each counted once.
+        duplicates: uploads that arrived more than once, each of which counts once.
         vehicle_hours: of driving.
         encode_gmac: multiply-accumulates of all encodings, in billions.
         encode_s: device seconds per encoded frame, mean.
@@ -222,7 +222,7 @@ def summarise(
         rejected=fates["rejected"],
         dropped=fates["dropped"],
         backlog=fates["backlog"],
-        duplicates=sum(max(0, row.copies - 1) for row in rows),
+        duplicates=sum(row.copies > 1 for row in travelled if row.verdict != "lost"),
         vehicle_hours=vehicle_hours,
         encode_gmac=sum(row.encode_macs for row in rows) / 1e9,
         encode_s=float(np.mean(encode_s)) if encode_s else 0.0,

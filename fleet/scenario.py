@@ -11,8 +11,9 @@ import itertools
 import os
 import types
 import typing
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 import pydantic
 import yaml
@@ -21,8 +22,9 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validat
 from roadbits.codecs.catalogue import codec_named
 from roadbits.codecs.codec import OperatingPoint
 from roadbits.fleet.cameras.street import DOMAINS
-from roadbits.fleet.yaml_file import Fault, KeyPath, YamlFile, YamlFileError, dotted, parse_scalar, read_yaml
+from roadbits.fleet.yaml_file import NUMBER, Fault, KeyPath, YamlFile, YamlFileError, dotted, parse_scalar, read_yaml
 
+T = TypeVar("T")
 Setup = Literal["OO", "CO", "CC", "OC"]
 """Training x test frames, as far as they can be measured without a restorer."""
 
@@ -30,16 +32,39 @@ Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
 
 
 def _expanded(path: str) -> str:
     """Return a path with `~` and `$VARIABLE` replaced; ROADBITS_DATA falls back to `../shared/data`."""
-    data = os.environ.get("ROADBITS_DATA", str(Path("..") / "shared" / "data"))
+    data = os.environ.get("ROADBITS_DATA") or str(Path("..") / "shared" / "data")
     text = path.replace("${ROADBITS_DATA}", data).replace("$ROADBITS_DATA", data)
     return str(Path(os.path.expandvars(text)).expanduser())
 
 
+def _domain(name: str) -> str:
+    if name not in DOMAINS:
+        raise ValueError(f"no domain {name!r}: choose from {', '.join(DOMAINS)}")
+    return name
+
+
+def _distinct(values: tuple[T, ...]) -> tuple[T, ...]:
+    """Return the values; one that stands twice would be measured, and counted, twice."""
+    twice = sorted({str(value) for value in values if values.count(value) > 1})
+    if twice:
+        raise ValueError(f"names {', '.join(twice)} more than once")
+    return values
+
+
+def _rising(outage: tuple[float, float]) -> tuple[float, float]:
+    if outage[0] >= outage[1]:
+        raise ValueError(f"must begin before it ends, got {outage[0]} to {outage[1]} s")
+    return outage
+
+
 FilePath = Annotated[str, Field(min_length=1), AfterValidator(_expanded)]
+Domain = Annotated[str, AfterValidator(_domain)]
+Outage = Annotated[tuple[NotNegative, NotNegative], Field(strict=False), AfterValidator(_rising)]
 
 
 class _Part(BaseModel):
@@ -63,21 +88,14 @@ class StreetCameras(_Part):
     """
 
     kind: Literal["street"]
-    domains: tuple[str, ...] = Field(("day",), strict=False, min_length=1)
+    domains: tuple[Domain, ...] = Field(("day",), strict=False, min_length=1)
     height: int = Field(360, ge=64, le=4096)
     width: int = Field(480, ge=64, le=4096)
     frames_per_vehicle: Count
     interval_s: Positive = 1.0
     test_frames: Count
     test_vehicles: Count = 4
-    test_domains: tuple[str, ...] | None = Field(None, strict=False)
-
-    @model_validator(mode="after")
-    def _domains_exist(self) -> Self:
-        for domain in (*self.domains, *(self.test_domains or ())):
-            if domain not in DOMAINS:
-                raise ValueError(f"no domain {domain!r}: choose from {', '.join(DOMAINS)}")
-        return self
+    test_domains: tuple[Domain, ...] | None = Field(None, strict=False)
 
 
 class DataSetCameras(_Part):
@@ -195,7 +213,7 @@ class Faults(_Part):
     loss_probability: Share = 0.0
     corrupt_probability: Share = 0.0
     duplicate_probability: Share = 0.0
-    outages_s: tuple[Annotated[tuple[NotNegative, NotNegative], Field(strict=False)], ...] = Field((), strict=False)
+    outages_s: tuple[Outage, ...] = Field((), strict=False)
 
 
 class Fleet(_Part):
@@ -221,6 +239,10 @@ def _point(text: str) -> str:
     return str(OperatingPoint.parse(text))
 
 
+def _codec_name(name: str) -> str:
+    return codec_named(name).name
+
+
 class CodecChoice(_Part):
     """One codec at some of its operating points, each of which is a fleet of its own.
 
@@ -229,8 +251,10 @@ class CodecChoice(_Part):
         points: operating points, for example `quality=30`; the codec's ladder if left out.
     """
 
-    name: str
-    points: tuple[Annotated[str, AfterValidator(_point)], ...] = Field((), strict=False)
+    name: Annotated[str, AfterValidator(_codec_name)]
+    points: Annotated[tuple[Annotated[str, AfterValidator(_point)], ...], AfterValidator(_distinct)] = Field(
+        (), strict=False
+    )
 
     @model_validator(mode="after")
     def _points_exist(self) -> Self:
@@ -249,8 +273,10 @@ class Downstream(_Part):
     """The segmenter that the server trains: see `roadbits.downstream`."""
 
     steps: Count
-    seeds: tuple[int, ...] = Field((0,), strict=False, min_length=1)
-    setups: tuple[Setup, ...] = Field(("OO", "CO", "CC", "OC"), strict=False, min_length=1)
+    seeds: Annotated[tuple[Seed, ...], AfterValidator(_distinct)] = Field((0,), strict=False, min_length=1)
+    setups: Annotated[tuple[Setup, ...], AfterValidator(_distinct)] = Field(
+        ("OO", "CO", "CC", "OC"), strict=False, min_length=1
+    )
     architecture: str = "FPN"
     encoder: str = "tu-tf_efficientnet_lite0"
     pretrained: bool = True
@@ -280,7 +306,7 @@ class Scenario(_Part):
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._=,+-]{0,99}$")
     question: str = ""
-    seed: int = Field(0, ge=0, lt=2**32)
+    seed: Seed = 0
     cameras: Cameras
     fleet: Fleet
     codecs: tuple[CodecChoice, ...] = Field(strict=False, min_length=1)
@@ -298,10 +324,14 @@ class Scenario(_Part):
                 "how fast the vehicle encodes must be given"
             )
         unlabelled = isinstance(self.cameras, VideoCameras) or (
-            isinstance(self.cameras, FolderCameras) and not (self.cameras.masks and self.cameras.test_masks)
+            isinstance(self.cameras, FolderCameras)
+            and not (self.cameras.masks and self.cameras.test_images and self.cameras.test_masks)
         )
         if self.downstream and unlabelled:
-            raise ValueError("downstream needs labels: give cameras.masks and cameras.test_masks, or leave it out")
+            raise ValueError(
+                "downstream needs labelled frames to train and to test on: give cameras.masks, cameras.test_images "
+                "and cameras.test_masks, or leave downstream out"
+            )
         return self
 
 
@@ -321,48 +351,65 @@ def load_scenario(path: Path, settings: tuple[str, ...] = ()) -> list[Scenario]:
     for setting in settings:
         _override(file, setting)
     axes = _sweep_axes(Scenario, file.values, ())
-    scenarios = []
+    scenarios, names, faults = [], [], dict.fromkeys(file.faults)
     for choice in itertools.product(*axes.values()):
         values = file.values
         for key, value in zip(axes, choice, strict=True):
             values = _with(values, key, value)
-        label = ",".join(f"{dotted(key)}={value}" for key, value in zip(axes, choice, strict=True))
-        scenarios.append(_validated(path, file, values, label))
-    return scenarios
+        try:
+            scenario = Scenario.model_validate(values)
+        except pydantic.ValidationError as error:
+            faults |= dict.fromkeys(_faults(file, values, error))
+        else:
+            scenarios.append(scenario)
+            label = ",".join(f"{dotted(key)}={value}" for key, value in zip(axes, choice, strict=True))
+            names.append(_safe(f"{scenario.name}-{label}" if label else scenario.name))
+    if faults:
+        raise YamlFileError(path, [*faults])
+    if len(set(names)) < len(names):
+        names = [f"{name[:94]}-{number}" for number, name in enumerate(names, 1)]
+    return [each.model_copy(update={"name": name}) for each, name in zip(scenarios, names, strict=True)]
 
 
-def _validated(path: Path, file: YamlFile, values: Any, label: str) -> Scenario:
-    try:
-        scenario = Scenario.model_validate(values)
-    except pydantic.ValidationError as error:
-        faults = [_fault(file, values, detail) for detail in error.errors(include_url=False)]
-        raise YamlFileError(path, [*file.faults, *faults]) from None
-    if file.faults:
-        raise YamlFileError(path, file.faults)
-    if not label:
-        return scenario
-    safe = "".join(char if char.isalnum() or char in "._=,+-" else "-" for char in label)
-    return scenario.model_copy(update={"name": f"{scenario.name}-{safe}"[:100]})
+def _safe(label: str) -> str:
+    """Return a name for a folder; two labels may become one name."""
+    return "".join(char if char.isascii() and (char.isalnum() or char in "._=,+-") else "-" for char in label)[:100]
+
+
+def _faults(file: YamlFile, values: Any, error: pydantic.ValidationError) -> Iterator[Fault]:
+    """Yield pydantic's findings, but not that a tuple is too short whose entries it has refused itself."""
+    for detail in error.errors(include_url=False):
+        if not (detail["type"] == "too_short" and detail["input"]):
+            yield _fault(file, values, detail)
 
 
 def _fault(file: YamlFile, values: Any, detail: Any) -> Fault:
-    """Return pydantic's finding as a fault at its line; union tags are no keys and are left out of the path."""
+    """Return pydantic's finding as a fault at its line; what is no key, such as a union's tag, leaves the path."""
     path: list[str | int] = []
     at = values
     for part in detail["loc"]:
-        if isinstance(at, dict) and part not in at and at.get("kind") == part:
-            continue
-        path.append(part)
-        at = at[part] if _holds(at, part) else None
+        if _holds(at, part):
+            path.append(part)
+            at = at[part]
+    message = str(detail["msg"]).removeprefix("Value error, ")
+    match detail["type"]:
+        case "extra_forbidden":
+            message = "is no key of a scenario" + _did_you_mean(tuple(path))
+        case "missing":
+            path.append(detail["loc"][-1])
+            message = "is missing"
+        case "union_tag_not_found":
+            path.append("kind")
+            message = "is missing"
+        case "union_tag_invalid":
+            path.append("kind")
+            message = f"must be one of {detail['ctx']['expected_tags']}, got {detail['ctx']['tag']!r}"
+        case kind if kind != "value_error":
+            message = message[0].lower() + message[1:]
+            if not isinstance(detail["input"], dict | list):
+                message += f", got {detail['input']!r}"
     key = tuple(path)
     known = next(key[:n] for n in range(len(key), -1, -1) if key[:n] in file.lines or n == 0)
-    message = str(detail["msg"]).removeprefix("Value error, ")
-    if detail["type"] == "extra_forbidden":
-        message = "is no key of a scenario" + _did_you_mean(key)
-    elif detail["type"] == "missing":
-        message = "is missing"
-    elif not isinstance(detail["input"], dict | list) and detail["type"] != "value_error":
-        message = f"{message[0].lower()}{message[1:]}, got {detail['input']!r}"
     return Fault(file.lines.get(known, 1), key, message)
 
 
@@ -396,14 +443,17 @@ def _models_in(annotation: Any) -> list[type[BaseModel]]:
 def _override(file: YamlFile, setting: str) -> None:
     """Apply one `dotted.key=value`; a fault is noted like those of the file."""
     key, equals, text = setting.partition("=")
+    if not (equals and key.strip()):
+        file.faults.append(Fault(0, (), f"{setting!r} is not of the form key=value"))
+        return
     path: KeyPath = tuple(
-        int(part) if part.isdigit() else part for part in key.replace("[", ".").replace("]", "").split(".")
+        int(part) if part.isdecimal() else part for part in key.replace("[", ".").replace("]", "").split(".")
     )
     try:
-        if not (equals and key.strip()):
-            raise ValueError(f"--set {setting!r}: expected key=value")
         file.values = _with(file.values, path, parse_scalar(text))
-        file.lines[path] = 0
+        file.lines = {known: line for known, line in file.lines.items() if known[: len(path)] != path}
+        for depth in range(1, len(path) + 1):
+            file.lines.setdefault(path[:depth], 0)
     except (ValueError, TypeError, IndexError, KeyError) as error:
         file.faults.append(Fault(0, path, f"cannot be set: {error}"))
 
@@ -449,4 +499,11 @@ def _takes_list(annotation: Any) -> bool:
 
 def dump_scenario(scenario: Scenario) -> str:
     """Return the resolved scenario as YAML that `load_scenario` reads back."""
-    return yaml.safe_dump(scenario.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=110)
+    return yaml.dump(scenario.model_dump(mode="json"), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=110)
+
+
+class _Dumper(yaml.SafeDumper):
+    """Quotes text such as `1e-4`, which `read_yaml` takes for a number though PyYAML does not."""
+
+
+_Dumper.add_implicit_resolver("tag:yaml.org,2002:float", NUMBER, None)

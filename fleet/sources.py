@@ -116,12 +116,11 @@ def check_disjoint(cameras: words.Cameras) -> None:
     """Refuse a scenario that would test on frames it trains on.
 
     Raises:
-        DataError: if train and test name the same split or folder.
+        DataError: if train and test name the same split, or a folder and one inside it.
     """
-    same = (isinstance(cameras, words.DataSetCameras) and cameras.train == cameras.test) or (
-        isinstance(cameras, words.FolderCameras)
-        and cameras.test_images is not None
-        and Path(cameras.images).resolve() == Path(cameras.test_images).resolve()
-    )
+    same = isinstance(cameras, words.DataSetCameras) and cameras.train == cameras.test
+    if isinstance(cameras, words.FolderCameras) and cameras.test_images is not None:
+        train, test = Path(cameras.images).resolve(), Path(cameras.test_images).resolve()
+        same = train.is_relative_to(test) or test.is_relative_to(train)
     if same:
         raise DataError("cameras: training and test frames are the same: test frames must never train anything")

@@ -74,9 +74,13 @@ class Store:
         self._path = path
         with self._errors():
             self._db = sqlite3.connect(path, isolation_level=None)
-            self._db.execute("PRAGMA journal_mode=WAL")
-            self._db.execute("PRAGMA synchronous=FULL")
-            self._db.executescript(_SCHEMA)
+            try:
+                self._db.execute("PRAGMA journal_mode=WAL")
+                self._db.execute("PRAGMA synchronous=FULL")
+                self._db.executescript(_SCHEMA)
+            except sqlite3.Error:
+                self._db.close()
+                raise
 
     def __enter__(self) -> Self:
         """Return the store."""
@@ -130,7 +134,10 @@ class Store:
         rows = [tuple(vars(record).values()) for record in records]
         with self._transaction():
             before = self._db.total_changes
-            self._db.executemany(f"INSERT OR IGNORE INTO uploads ({_COLUMNS}) VALUES ({','.join('?' * 19)})", rows)
+            self._db.executemany(
+                f"INSERT INTO uploads ({_COLUMNS}) VALUES ({','.join('?' * 19)}) ON CONFLICT (upload_id) DO NOTHING",
+                rows,
+            )
             new = self._db.total_changes - before
             self._db.execute("INSERT OR REPLACE INTO vehicles VALUES (?, ?, ?)", (vehicle, next_frame, state))
         return new

@@ -60,7 +60,7 @@ class Upload:
         fate: `sent`, `lost`, `backlog` or `dropped`.
         reason: why it was dropped, else empty.
         payload: what arrived; None unless sent.
-        copies: how often it arrived.
+        copies: how often it was sent; 0 if it was dropped.
         encode_s: time the device spent on encoding.
         encode_macs: multiply-accumulates it spent.
     """
@@ -213,14 +213,14 @@ class _Lane:
         copies = 2 if twice else 1
         arrivals = [self._link.offer(upload.ready_us, len(payload)) for _ in range(copies)]
         self._in_flight += [(arrival, len(payload)) for arrival in arrivals]
-        upload = replace(upload, arrival_us=arrivals[0], payload_bytes=copies * len(payload))
+        upload = replace(upload, arrival_us=arrivals[0], payload_bytes=copies * len(payload), copies=copies)
         if arrivals[0] > self._close_us:
             return replace(upload, fate="backlog")
         if lost:
             return replace(upload, fate="lost")
         if corrupt:
             payload = _with_flipped_bit(payload, int(luck.integers(8 * len(payload))))
-        return replace(upload, fate="sent", payload=payload, copies=copies)
+        return replace(upload, fate="sent", payload=payload)
 
 
 def encode_seconds(device: Device, codec: str, height: int, width: int) -> float:

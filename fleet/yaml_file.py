@@ -16,14 +16,15 @@ import yaml
 
 _MAX_VALUES = 100_000
 _MAX_BYTES = 4_000_000
-_NUMBER = re.compile(r"[-+]?(\d+(\.\d*)?|\.\d+)([eE][-+]?\d+)?")
+NUMBER = re.compile(r"[-+]?(\d+(\.\d*)?|\.\d+)([eE][-+]?\d+)?$")
+"""What is a number here, though not all of it is one to PyYAML."""
 
 KeyPath = tuple[str | int, ...]
 
 
 @dataclass(frozen=True)
 class Fault:
-    """One thing wrong with a file."""
+    """One thing wrong with a file; `line` is 0 for a value that `--set` gave."""
 
     line: int
     path: KeyPath
@@ -31,7 +32,7 @@ class Fault:
 
     def __str__(self) -> str:
         """Return `line: dotted.path message`."""
-        return f"{self.line}: {dotted(self.path)} {self.message}".replace(":  ", ": ")
+        return f"{self.line or '--set'}: {dotted(self.path)} {self.message}".replace(":  ", ": ")
 
 
 class YamlFileError(Exception):
@@ -40,7 +41,7 @@ class YamlFileError(Exception):
     def __init__(self, path: Path, faults: list[Fault]) -> None:
         """Take the file and what is wrong with it."""
         self.faults = sorted(faults, key=lambda fault: (fault.line, dotted(fault.path)))
-        super().__init__("\n".join(f"{path}:{fault}" for fault in self.faults))
+        super().__init__("\n".join(f"{path}:{fault}" if fault.line else str(fault) for fault in self.faults))
 
 
 @dataclass
@@ -154,7 +155,7 @@ def _mapping(
 
 
 def _scalar(node: yaml.ScalarNode, path: KeyPath, file: YamlFile) -> Any:
-    if node.tag == "tag:yaml.org,2002:str" and node.style is None and _NUMBER.fullmatch(node.value):
+    if node.tag == "tag:yaml.org,2002:str" and node.style is None and NUMBER.fullmatch(node.value):
         return float(node.value)
     try:
         return yaml.SafeLoader("").construct_object(node)

@@ -1,0 +1,5 @@
+"""`python -m roadbits.fleet` is the command line."""
+
+from roadbits.fleet.cli import main
+
+main()

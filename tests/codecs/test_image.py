@@ -1,0 +1,125 @@
+import io
+import random
+import struct
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import PIL.Image
+import pytest
+
+from roadbits.codecs.codec import Image
+from roadbits.codecs.image import ImageFileError, read_image, write_image
+
+Maker = Callable[..., Image]
+
+
+def png_claiming(height: int, width: int) -> bytes:
+    """Return a PNG of one pixel whose header claims more, with a checksum that fits."""
+    stream = io.BytesIO()
+    PIL.Image.new("RGB", (1, 1)).save(stream, "PNG")
+    data = stream.getvalue()
+    header = b"IHDR" + struct.pack(">II", width, height) + data[24:29]
+    return data[:12] + header + struct.pack(">I", zlib.crc32(header)) + data[33:]
+
+
+@pytest.mark.parametrize("suffix", [".png", ".ppm", ".bmp", ".tif", ".tiff", ".PNG"])
+def test_a_written_image_is_read_back_exactly(suffix: str, tmp_path: Path, textured: Maker) -> None:
+    image = textured(17, 33)
+    path = tmp_path / f"frame{suffix}"
+    write_image(path, image)
+    read = read_image(path)
+    assert read.dtype == np.uint8
+    assert np.array_equal(read, image)
+
+
+def test_a_read_image_may_be_written_to(tmp_path: Path, textured: Maker) -> None:
+    write_image(tmp_path / "frame.png", textured(4, 5))
+    read = read_image(tmp_path / "frame.png")
+    read[0, 0] = 7
+    assert (read[0, 0] == 7).all()
+
+
+def test_grey_becomes_three_equal_channels(tmp_path: Path) -> None:
+    grey = np.arange(20, dtype=np.uint8).reshape(4, 5)
+    PIL.Image.fromarray(grey).save(tmp_path / "grey.png")
+    assert np.array_equal(read_image(tmp_path / "grey.png"), np.stack([grey] * 3, 2))
+
+
+def test_an_alpha_channel_is_dropped_and_colours_stay(tmp_path: Path, textured: Maker) -> None:
+    image = textured(4, 5)
+    alpha = np.arange(20, dtype=np.uint8).reshape(4, 5, 1)
+    PIL.Image.fromarray(np.concatenate([image, alpha], 2)).save(tmp_path / "alpha.png")
+    assert np.array_equal(read_image(tmp_path / "alpha.png"), image)
+
+
+def test_a_palette_is_looked_up(tmp_path: Path) -> None:
+    image = np.zeros((2, 3, 3), np.uint8)
+    image[0], image[1] = (200, 10, 30), (4, 90, 250)
+    PIL.Image.fromarray(image).quantize(2).save(tmp_path / "palette.png")
+    assert np.array_equal(read_image(tmp_path / "palette.png"), image)
+
+
+def test_sixteen_bits_of_grey_are_refused_rather_than_clipped(tmp_path: Path) -> None:
+    deep = (3000 * np.arange(20, dtype=np.uint16)).reshape(4, 5)
+    PIL.Image.fromarray(deep).save(tmp_path / "deep.png")
+    with pytest.raises(ImageFileError, match=r"deep\.png: pixels are of Pillow's mode I;16, expected 8 bits"):
+        read_image(tmp_path / "deep.png")
+
+
+def test_a_missing_file_a_folder_and_a_text_are_refused_by_name(tmp_path: Path) -> None:
+    (tmp_path / "text.png").write_text("no image at all")
+    (tmp_path / "empty.png").write_bytes(b"")
+    for name in ("absent.png", "text.png", "empty.png", "."):
+        path = tmp_path / name
+        with pytest.raises(ImageFileError, match="cannot be read as an image") as caught:
+            read_image(path)
+        assert str(caught.value).startswith(str(path))
+
+
+@pytest.mark.parametrize("file_format", ["PNG", "JPEG", "BMP", "WEBP", "TIFF", "PPM"])
+def test_a_truncated_image_is_refused(file_format: str, tmp_path: Path, textured: Maker) -> None:
+    stream = io.BytesIO()
+    PIL.Image.fromarray(textured(64, 48)).save(stream, file_format)
+    path = tmp_path / "half.img"
+    path.write_bytes(stream.getvalue()[: len(stream.getvalue()) // 2])
+    with pytest.raises(ImageFileError):
+        read_image(path)
+
+
+@pytest.mark.parametrize("file_format", ["PNG", "JPEG", "WEBP", "BMP", "PPM", "AVIF"])
+def test_a_damaged_image_is_read_or_refused(file_format: str, tmp_path: Path, textured: Maker) -> None:
+    stream = io.BytesIO()
+    PIL.Image.fromarray(textured(17, 33)).save(stream, file_format)
+    generator = random.Random(file_format)
+    path = tmp_path / "damaged.img"
+    for _ in range(300):
+        data = bytearray(stream.getvalue())
+        for _ in range(generator.randint(1, 4)):
+            data[generator.randrange(len(data))] ^= 1 << generator.randrange(8)
+        path.write_bytes(data)
+        try:
+            image = read_image(path)
+        except ImageFileError:
+            continue
+        assert (image.ndim, image.dtype) == (3, np.uint8)
+
+
+@pytest.mark.parametrize(("height", "width"), [(9000, 9000), (12_000, 12_000), (100_000, 100_000)])
+def test_more_pixels_than_a_payload_may_have_are_refused(height: int, width: int, tmp_path: Path) -> None:
+    (tmp_path / "huge.png").write_bytes(png_claiming(height, width))
+    with pytest.raises(ImageFileError, match="pixels"):
+        read_image(tmp_path / "huge.png")
+
+
+@pytest.mark.parametrize("name", ["frame.jpg", "frame.webp", "frame", "frame.png.avif"])
+def test_a_format_with_losses_is_refused_for_writing(name: str, tmp_path: Path, textured: Maker) -> None:
+    with pytest.raises(ImageFileError, match=r"is no lossless format, expected \.png"):
+        write_image(tmp_path / name, textured(4, 5))
+    assert not (tmp_path / name).exists()
+
+
+def test_a_folder_that_is_not_there_is_named(tmp_path: Path, textured: Maker) -> None:
+    with pytest.raises(ImageFileError, match=r"absent/frame\.png: cannot be written"):
+        write_image(tmp_path / "absent" / "frame.png", textured(4, 5))

@@ -1,0 +1,64 @@
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from roadbits.codecs.codec import Image, OperatingPoint
+from roadbits.codecs.legacy.stills import JPEG, WEBP
+from roadbits.codecs.metrics import ms_ssim, psnr
+from roadbits.codecs.rate_distortion import RdPoint, bd_rates, measure, measure_all
+
+Maker = Callable[..., Image]
+POINT = OperatingPoint.of(quality=50)
+
+
+def point(codec: str, bits: float, quality: float) -> RdPoint:
+    return RdPoint(codec, "quality=1", 1, bits, quality, 0.9, 0.0, 0.0)
+
+
+def test_a_point_has_all_bits_over_all_pixels_and_mean_qualities(textured: Maker) -> None:
+    images = [textured(20, 30), textured(40, 50, 1), textured(64, 48, 2)]
+    payloads = [JPEG.encode(image, POINT) for image in images]
+    pairs = [(JPEG.decode(payload), image) for payload, image in zip(payloads, images, strict=True)]
+    measured = measure(JPEG, POINT, iter(images))
+    assert (measured.codec, measured.point, measured.images) == ("jpeg", "quality=50", 3)
+    assert measured.bpp == pytest.approx(8 * sum(map(len, payloads)) / (20 * 30 + 40 * 50 + 64 * 48))
+    assert measured.psnr_db == pytest.approx(np.mean([psnr(*pair) for pair in pairs]))
+    assert measured.ms_ssim == pytest.approx(np.mean([ms_ssim(*pair) for pair in pairs]))
+    assert measured.encode_s > 0
+    assert measured.decode_s > 0
+
+
+def test_no_images_are_refused() -> None:
+    with pytest.raises(ValueError, match="no images to measure"):
+        measure(JPEG, POINT, [])
+
+
+def test_every_codec_is_measured_at_every_point_in_order(textured: Maker) -> None:
+    image = textured(16, 16)
+    readings = []
+    seen: list[RdPoint] = []
+
+    def images() -> list[Image]:
+        readings.append(1)
+        return [image]
+
+    measured = measure_all([WEBP, JPEG], images, seen.append)
+    assert [(each.codec, each.point) for each in measured] == [
+        (codec.name, str(each)) for codec in (WEBP, JPEG) for each in codec.points
+    ]
+    assert seen == measured
+    assert len(readings) == len(WEBP.points) + len(JPEG.points)
+
+
+def test_bd_rates_compare_each_codec_with_each_other_one() -> None:
+    points = [point("a", 1, 30), point("b", 2, 30), point("a", 3, 35), point("b", 6, 35), point("lone", 1, 30)]
+    rates = bd_rates(points)
+    assert list(rates) == ["a vs b", "b vs a"]
+    assert rates["a vs b"].percent == pytest.approx(-50)
+    assert rates["b vs a"].percent == pytest.approx(100)
+
+
+def test_bd_rates_of_one_codec_are_none_at_all() -> None:
+    assert bd_rates([point("a", 1, 30), point("a", 2, 31)]) == {}
+    assert bd_rates([]) == {}

@@ -1,0 +1,183 @@
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from roadbits.codecs.bitstream import CodecId, Container, pack
+from roadbits.codecs.codec import OperatingPoint
+from roadbits.codecs.legacy.stills import JPEG, WEBP
+from roadbits.fleet.collector import Collector, states_from, upload_id
+from roadbits.fleet.store import Record, Store
+from roadbits.fleet.vehicle import Arm, ArmState, Upload
+
+IMAGE = np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8)
+POINT = OperatingPoint.of(quality=30)
+PAYLOAD = JPEG.encode(IMAGE, POINT)
+ARM = Arm("jpeg", "quality=30")
+SENT = Upload(
+    ARM,
+    vehicle=3,
+    index=5,
+    camera="cam",
+    domain="day",
+    height=20,
+    width=30,
+    captured_us=5_000_000,
+    ready_us=5_100_000,
+    arrival_us=9_000_000,
+    payload_bytes=len(PAYLOAD),
+    fate="sent",
+    payload=PAYLOAD,
+    copies=1,
+    encode_s=0.1,
+    encode_macs=7,
+)
+STATES = (ArmState(finished_bits=9, encoder_free_us=8, in_flight=((7, 6), (5, 4))), ArmState())
+
+
+def received(folder: Path, *uploads: Upload, deadline_s: float = 60.0) -> list[Record]:
+    with Store(folder / "s.sqlite") as store:
+        Collector(store, deadline_s).receive(uploads, 3, 6, STATES)
+        return list(store.records("jpeg", "quality=30", payloads=True))
+
+
+def verdict(folder: Path, upload: Upload, deadline_s: float = 60.0) -> tuple[str, str]:
+    (row,) = received(folder, upload, deadline_s=deadline_s)
+    assert row.payload == upload.payload
+    return row.verdict, row.reason
+
+
+def test_a_good_upload_is_delivered_with_all_that_is_known_of_it(tmp_path: Path) -> None:
+    assert received(tmp_path, SENT) == [
+        Record(
+            upload_id="jpeg:quality=30/3/5",
+            codec="jpeg",
+            point="quality=30",
+            vehicle=3,
+            frame=5,
+            camera="cam",
+            domain="day",
+            height=20,
+            width=30,
+            captured_us=5_000_000,
+            ready_us=5_100_000,
+            arrival_us=9_000_000,
+            payload_bytes=len(PAYLOAD),
+            verdict="delivered",
+            reason="",
+            copies=1,
+            encode_s=0.1,
+            encode_macs=7,
+            payload=PAYLOAD,
+        )
+    ]
+
+
+@pytest.mark.parametrize(
+    ("fate", "reason"), [("lost", ""), ("backlog", ""), ("dropped", "encoder busy"), ("dropped", "send buffer full")]
+)
+def test_the_fate_that_the_vehicle_knows_is_the_verdict(fate: str, reason: str, tmp_path: Path) -> None:
+    assert verdict(tmp_path, replace(SENT, fate=fate, reason=reason, payload=None)) == (fate, reason)
+
+
+@pytest.mark.parametrize(
+    ("damage", "reason"),
+    [
+        (lambda payload: payload[:-1], "its header promises .*: truncated?"),
+        (lambda payload: payload + b"x", "its header promises .*: something was appended?"),
+        (lambda payload: b"", "payload is 0 bytes, shorter than any header: truncated?"),
+        (lambda payload: b"XX" + payload[2:], "payload begins with b'XX', expected b'RB': not a roadbits payload"),
+        (lambda payload: b"RB\x09" + payload[3:], "payload has format version 9, this program reads 1"),
+        (lambda payload: payload[:40] + b"\x00\x01" + payload[42:], "payload does not match its own digest"),
+    ],
+)
+def test_a_damaged_payload_is_quarantined_with_its_reason(
+    damage: Callable[[bytes], bytes], reason: str, tmp_path: Path
+) -> None:
+    damaged = damage(PAYLOAD)
+    assert damaged != PAYLOAD
+    (row,) = received(tmp_path, replace(SENT, payload=damaged))
+    assert row.verdict == "rejected"
+    assert row.payload == damaged
+    assert row.reason.startswith("payload ")
+    assert [part in row.reason for part in reason.split(".*")] == [True] * len(reason.split(".*"))
+
+
+@pytest.mark.parametrize("bit", range(0, 8 * len(PAYLOAD), 97))
+def test_any_flipped_bit_is_found(bit: int, tmp_path: Path) -> None:
+    damaged = bytearray(PAYLOAD)
+    damaged[bit // 8] ^= 1 << bit % 8
+    assert verdict(tmp_path, replace(SENT, payload=bytes(damaged)))[0] == "rejected"
+
+
+@pytest.mark.parametrize(("height", "width"), [(30, 20), (21, 30), (20, 29)])
+def test_a_payload_of_another_size_than_the_cameras_is_rejected(height: int, width: int, tmp_path: Path) -> None:
+    assert verdict(tmp_path, replace(SENT, height=height, width=width)) == (
+        "rejected",
+        f"payload is 20 x 30 pixels, the camera has {height} x {width}",
+    )
+
+
+def test_a_payload_of_another_codec_is_rejected(tmp_path: Path) -> None:
+    assert verdict(tmp_path, replace(SENT, payload=WEBP.encode(IMAGE, POINT))) == (
+        "rejected",
+        "payload is of webp, the vehicle uses jpeg",
+    )
+
+
+def test_a_body_that_does_not_decode_is_left_to_the_decoder(tmp_path: Path) -> None:
+    payload = pack(Container(CodecId.JPEG, 20, 30, (30,), b"no jpeg"))
+    assert verdict(tmp_path, replace(SENT, payload=payload)) == ("delivered", "")
+
+
+@pytest.mark.parametrize(
+    ("arrival_us", "expected"),
+    [
+        (7_500_000, ("delivered", "")),
+        (7_500_001, ("late", "arrived 2.5 s after capture")),
+        (65_000_000, ("late", "arrived 60.0 s after capture")),
+    ],
+)
+def test_an_upload_is_late_beyond_the_deadline_from_its_capture(
+    arrival_us: int, expected: tuple[str, str], tmp_path: Path
+) -> None:
+    assert verdict(tmp_path, replace(SENT, arrival_us=arrival_us), deadline_s=2.5) == expected
+
+
+def test_a_damaged_payload_that_is_late_is_rejected(tmp_path: Path) -> None:
+    assert verdict(tmp_path, replace(SENT, payload=PAYLOAD[:-1]), deadline_s=0.1)[0] == "rejected"
+
+
+def test_a_repeated_upload_counts_once(tmp_path: Path) -> None:
+    with Store(tmp_path / "s.sqlite") as store:
+        collector = Collector(store, 60.0)
+        other = replace(SENT, index=6)
+        assert collector.receive([SENT, SENT, other], 3, 7, STATES) == 2
+        assert collector.receive([SENT, other], 3, 7, STATES) == 0
+        assert store.count() == 2
+
+
+def test_uploads_of_other_arms_vehicles_and_frames_count_apart(tmp_path: Path) -> None:
+    others = [
+        SENT,
+        replace(SENT, index=6),
+        replace(SENT, vehicle=4),
+        replace(SENT, arm=Arm("jpeg", "quality=31")),
+        replace(SENT, arm=Arm("webp", "quality=30"), payload=WEBP.encode(IMAGE, POINT)),
+    ]
+    with Store(tmp_path / "s.sqlite") as store:
+        assert Collector(store, 60.0).receive(others, 3, 7, STATES) == 5
+
+
+def test_upload_ids_name_arm_vehicle_and_frame() -> None:
+    assert upload_id(ARM, 3, 5) == "jpeg:quality=30/3/5"
+    assert upload_id(ARM, 1, 23) != upload_id(ARM, 12, 3)
+
+
+def test_the_states_of_a_vehicle_are_committed_with_its_uploads(tmp_path: Path) -> None:
+    received(tmp_path, SENT)
+    with Store(tmp_path / "s.sqlite") as store:
+        ((vehicle, (next_frame, text)),) = store.progress().items()
+    assert (vehicle, next_frame, states_from(text)) == (3, 6, STATES)

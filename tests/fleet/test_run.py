@@ -1,0 +1,227 @@
+"""Whole runs: the same digest whatever computes them, and however often they are killed."""
+
+import json
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from roadbits.fleet.backend import LocalBackend
+from roadbits.fleet.cameras.frame import DataError
+from roadbits.fleet.collection import OtherCollectionError
+from roadbits.fleet.results import Results, read_results
+from roadbits.fleet.run import Run, RunError
+from roadbits.fleet.scenario import Scenario, load_scenario
+
+SMOKE = Path(__file__).parents[2] / "scenarios" / "smoke.yaml"
+SMALL = ("fleet.vehicles=2", "cameras.frames_per_vehicle=4", "cameras.test_frames=2", "downstream.seeds=[0]")
+SMALLER = (*SMALL, "codecs=[{name: jpeg, points: [quality=20]}]", "downstream.steps=2")
+
+
+def smoke(*settings: str) -> Scenario:
+    (scenario,) = load_scenario(SMOKE, settings)
+    return scenario
+
+
+def execute(folder: Path, *settings: str, resume: bool = False) -> Results:
+    return Run(smoke(*settings), folder, LocalBackend, quiet=True).execute(resume)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Results]:
+    folder = tmp_path_factory.mktemp("whole") / "run"
+    return folder, execute(folder, *SMALL)
+
+
+def test_every_captured_frame_has_exactly_one_fate(whole: tuple[Path, Results]) -> None:
+    for row in whole[1].uploads:
+        fates = row.delivered + row.late + row.lost + row.rejected + row.dropped + row.backlog
+        assert fates == row.frames == 8
+
+
+def test_every_setup_of_every_arm_is_measured_for_each_seed(whole: tuple[Path, Results]) -> None:
+    measured = {(row.codec, row.point, row.setup, row.seed) for row in whole[1].downstream}
+    arms = {(row.codec, row.point) for row in whole[1].uploads}
+    assert measured == {(*arm, setup, 0) for arm in arms for setup in ("OO", "CO", "CC", "OC")}
+    assert len(whole[1].downstream) == len(measured)
+
+
+def test_rate_is_the_bytes_in_the_store(whole: tuple[Path, Results]) -> None:
+    folder, results = whole
+    with sqlite3.connect(folder / "uploads.sqlite") as db:
+        for row in results.uploads:
+            stored = db.execute(
+                "SELECT SUM(LENGTH(payload) * copies) FROM uploads WHERE codec = ? AND point = ? AND payload NOT NULL",
+                (row.codec, row.point),
+            ).fetchone()[0]
+            lost = db.execute(
+                "SELECT COALESCE(SUM(payload_bytes), 0) FROM uploads "
+                "WHERE codec = ? AND point = ? AND verdict = 'lost'",
+                (row.codec, row.point),
+            ).fetchone()[0]
+            assert row.bytes == stored + lost > 0
+
+
+def test_results_file_is_what_was_returned(whole: tuple[Path, Results]) -> None:
+    folder, results = whole
+    assert read_results(folder) == results
+    assert json.loads((folder / "results.json").read_text())["digest"] == results.digest
+
+
+def test_same_scenario_gives_the_same_digest_and_another_seed_another(
+    whole: tuple[Path, Results], tmp_path: Path
+) -> None:
+    assert execute(tmp_path / "again", *SMALL).digest == whole[1].digest
+    assert execute(tmp_path / "other", *SMALL, "seed=8").digest != whole[1].digest
+
+
+def test_a_folder_with_a_run_is_not_overwritten(whole: tuple[Path, Results]) -> None:
+    before = (whole[0] / "results.json").read_bytes()
+    with pytest.raises(RunError, match="--resume"):
+        execute(whole[0], *SMALL)
+    assert (whole[0] / "results.json").read_bytes() == before
+
+
+def test_resuming_a_finished_run_computes_nothing(whole: tuple[Path, Results]) -> None:
+    class Idle(LocalBackend):
+        def map(self, function: Callable[[Any], Any], items: Iterable[Any]) -> Iterator[Any]:
+            assert not list(items), "a finished run was computed again"
+            return iter(())
+
+        def train(self, *_: Any) -> Iterator[Any]:
+            raise AssertionError("a finished run was trained again")
+
+    again = Run(smoke(*SMALL), whole[0], Idle, quiet=True).execute(resume=True)
+    assert again.digest == whole[1].digest
+
+
+def test_resuming_with_more_seeds_trains_only_those(whole: tuple[Path, Results]) -> None:
+    trained = []
+
+    class Counting(LocalBackend):
+        def train(self, function: Any, items: Any, threads: int, progress: Any) -> Iterator[Any]:
+            trained.extend(item.seed for item in items)
+            return super().train(function, items, threads, progress)
+
+    settings = (*SMALL[:-1], "downstream.seeds=[0, 5]")
+    results = Run(smoke(*settings), whole[0], Counting, quiet=True).execute(resume=True)
+    assert set(trained) == {5}
+    assert {row.seed for row in results.downstream} == {0, 5}
+
+
+def test_resuming_another_collection_is_refused(whole: tuple[Path, Results]) -> None:
+    with pytest.raises(OtherCollectionError, match="choose another --out"):
+        execute(whole[0], *SMALL, "fleet.deadline_s=1", resume=True)
+
+
+def test_a_folder_in_use_is_refused(tmp_path: Path) -> None:
+    class Nested(LocalBackend):
+        def __init__(self) -> None:
+            with pytest.raises(RunError, match="another process"):
+                execute(tmp_path, *SMALLER, resume=True)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        Run(smoke(*SMALLER), tmp_path, Nested, quiet=True).execute(resume=True)
+
+
+def test_missing_data_folder_says_which_and_how_to_point_at_it(tmp_path: Path) -> None:
+    camvid = SMOKE.parent / "camvid-legacy.yaml"
+    (scenario,) = load_scenario(camvid, (f"cameras.path={tmp_path / 'nowhere'}",))
+    with pytest.raises(DataError, match="nowhere"):
+        Run(scenario, tmp_path / "run", LocalBackend, quiet=True).execute()
+
+
+def test_a_fleet_whose_frames_all_get_lost_still_reports(tmp_path: Path) -> None:
+    results = execute(tmp_path, *SMALLER, "fleet.faults.loss_probability=1.0")
+    (row,) = results.uploads
+    assert (row.delivered, row.lost) == (0, row.frames)
+    assert {each.setup for each in results.downstream} == {"OO", "OC"}
+    assert any("delivered no frame" in note for note in results.notes)
+
+
+CHILD = """
+import os, signal, sys
+from pathlib import Path
+from roadbits.fleet import stages
+from roadbits.fleet.backend import LocalBackend
+from roadbits.fleet.run import Run
+from roadbits.fleet.scenario import load_scenario
+from roadbits.fleet.store import Store
+
+kill_after, folder, scenario, *settings = sys.argv[1:]
+countdown = int(kill_after)
+add, flush = Store.add, stages._flush
+
+def survive_a_step():
+    global countdown
+    countdown -= 1
+    if countdown == 0:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+def add_and_tell(self, records, vehicle, next_frame, state):
+    new = add(self, records, vehicle, next_frame, state)
+    print(vehicle, next_frame, new, flush=True)
+    survive_a_step()
+    return new
+
+def flush_and_count(path):
+    flush(path)
+    survive_a_step()
+
+Store.add, stages._flush = add_and_tell, flush_and_count
+(words,) = load_scenario(Path(scenario), tuple(settings))
+Run(words, Path(folder), LocalBackend, quiet=True).execute(resume=True)
+"""
+
+
+def run_child(kill_after: int, folder: Path) -> subprocess.CompletedProcess[str]:
+    """Run the scenario in a process that is killed after so many acknowledged batches and file writes."""
+    command = [sys.executable, "-c", CHILD, str(kill_after), str(folder), str(SMOKE), *SMALLER]
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
+
+
+def test_a_run_killed_again_and_again_ends_with_the_same_digest(tmp_path: Path) -> None:
+    undisturbed = execute(tmp_path / "undisturbed", *SMALLER).digest
+    killed = 0
+    for step in (1, 2, 3, 7, 11, 20, 30):
+        child = run_child(step, tmp_path / "killed")
+        if child.returncode == 0:
+            break
+        assert child.returncode == -signal.SIGKILL, child.stderr
+        killed += 1
+    assert killed >= 5
+    assert execute(tmp_path / "killed", *SMALLER, resume=True).digest == undisturbed
+
+
+def test_no_acknowledged_upload_is_lost_by_a_kill(tmp_path: Path) -> None:
+    acknowledged = 0
+    for kill_after in (2, 2):
+        child = run_child(kill_after, tmp_path)
+        assert child.returncode == -signal.SIGKILL, child.stderr
+        acknowledged += sum(int(line.split()[2]) for line in child.stdout.splitlines())
+        with sqlite3.connect(tmp_path / "uploads.sqlite") as db:
+            assert db.execute("SELECT COUNT(*) FROM uploads").fetchone()[0] == acknowledged
+    assert acknowledged == 8
+
+
+def test_interrupt_leaves_a_run_that_can_be_resumed(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "roadbits.fleet", "run", str(SMOKE), "--backend", "local", "--out", str(tmp_path)]
+    for setting in SMALLER:
+        command += ["--set", setting]
+    child = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    deadline = time.monotonic() + 60
+    while not (tmp_path / "uploads.sqlite").exists() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    child.send_signal(signal.SIGINT)
+    _, errors = child.communicate(timeout=60)
+    assert child.returncode == 130, errors
+    assert "--resume" in errors
+    execute(tmp_path, *SMALLER, resume=True)

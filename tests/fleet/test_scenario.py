@@ -1,0 +1,458 @@
+import math
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+from roadbits.codecs.catalogue import codec_named
+from roadbits.fleet.cameras.street import DOMAINS
+from roadbits.fleet.scenario import (
+    ConstantUplink,
+    DataSetCameras,
+    Scenario,
+    StreetCameras,
+    TwoStateUplink,
+    dump_scenario,
+    load_scenario,
+)
+from roadbits.fleet.yaml_file import YamlFileError
+
+SHIPPED = sorted((Path(__file__).parents[2] / "scenarios").glob("*.yaml"))
+SMALL = """\
+name: small
+cameras:
+  kind: street
+  frames_per_vehicle: 4
+  test_frames: 2
+fleet:
+  vehicles: 2
+  uplink: {kind: constant, rate_mbps: 1}
+  device:
+    encode_mpx_per_s: {jpeg: 30}
+    encode_watts: 5
+    radio_joules_per_mbit: 1
+codecs:
+  - {name: jpeg, points: [quality=10]}
+downstream:
+  steps: 3
+"""
+
+
+def load(tmp_path: Path, text: str, *settings: str) -> list[Scenario]:
+    path = tmp_path / "run.yaml"
+    path.write_text(text)
+    return load_scenario(path, settings)
+
+
+def one(tmp_path: Path, text: str, *settings: str) -> Scenario:
+    (scenario,) = load(tmp_path, text, *settings)
+    return scenario
+
+
+def faults(tmp_path: Path, text: str, *settings: str) -> list[str]:
+    """Return the lines of the error, without the file's folder."""
+    with pytest.raises(YamlFileError) as caught:
+        load(tmp_path, text, *settings)
+    return str(caught.value).replace(f"{tmp_path}/", "").splitlines()
+
+
+def edited(old: str, new: str) -> str:
+    assert SMALL.count(old) == 1
+    return SMALL.replace(old, new)
+
+
+def test_some_scenarios_are_shipped() -> None:
+    assert {"smoke", "camvid-legacy"} <= {path.stem for path in SHIPPED}
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+def test_every_shipped_scenario_is_valid(path: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("ROADBITS_DATA", str(tmp_path / "no-data-here"))
+    scenarios = load_scenario(path)
+    assert scenarios
+    for scenario in scenarios:
+        assert scenario.name.startswith(path.stem)
+        assert scenario.question.endswith(("?", "?)", "nothing.)"))
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+def test_every_shipped_scenario_says_how_fast_its_codecs_are(path: Path) -> None:
+    for scenario in load_scenario(path):
+        assert {choice.name for choice in scenario.codecs} <= set(scenario.fleet.device.encode_mpx_per_s)
+
+
+def test_a_scenario_is_read_as_it_is_written(tmp_path: Path) -> None:
+    scenario = one(tmp_path, SMALL)
+    assert (scenario.name, scenario.seed, scenario.question) == ("small", 0, "")
+    assert isinstance(scenario.cameras, StreetCameras)
+    assert (scenario.cameras.domains, scenario.cameras.height, scenario.cameras.width) == (("day",), 360, 480)
+    assert scenario.fleet.uplink == ConstantUplink(kind="constant", rate_mbps=1)
+    assert scenario.fleet.device.encode_mpx_per_s == {"jpeg": 30}
+    assert [(choice.name, choice.points) for choice in scenario.codecs] == [("jpeg", ("quality=10",))]
+    assert scenario.downstream is not None
+    assert (scenario.downstream.steps, scenario.downstream.seeds) == (3, (0,))
+
+
+def test_all_faults_are_reported_at_once_with_path_and_line(tmp_path: Path) -> None:
+    text = """\
+name: bad
+sed: 3
+seed: -1
+seed: 4
+cameras:
+  kind: street
+  heigth: 96
+  height: tall
+  domains: [day, hail]
+  frames_per_vehicle: 0
+fleet:
+  vehicles: 2.5
+  uplink: {kind: constant, rate_mbps: .inf}
+  device: {encode_mpx_per_s: {jpeg: .nan}, encode_watts: yes}
+  uplinks: 1
+codecs:
+  - {name: jpg}
+  - {name: jpeg, points: [quality=10, foo]}
+downstream: {steps: 1, setups: [XX], crop: [1]}
+"""
+    domains = ", ".join(DOMAINS)
+    assert faults(tmp_path, text) == [
+        "run.yaml:2: sed is no key of a scenario; did you mean seed?",
+        "run.yaml:3: seed input should be greater than or equal to 0, got -1",
+        "run.yaml:4: seed stands twice, first on line 3",
+        "run.yaml:5: cameras.test_frames is missing",
+        "run.yaml:7: cameras.heigth is no key of a scenario; did you mean height?",
+        "run.yaml:8: cameras.height input should be a valid integer, got 'tall'",
+        f"run.yaml:9: cameras.domains[1] no domain 'hail': choose from {domains}",
+        "run.yaml:10: cameras.frames_per_vehicle input should be greater than or equal to 1, got 0",
+        "run.yaml:12: fleet.vehicles input should be a valid integer, got 2.5",
+        "run.yaml:13: fleet.uplink.rate_mbps input should be a finite number, got inf",
+        "run.yaml:14: fleet.device.encode_mpx_per_s.jpeg input should be a finite number, got nan",
+        "run.yaml:14: fleet.device.encode_watts input should be a valid number, got True",
+        "run.yaml:14: fleet.device.radio_joules_per_mbit is missing",
+        "run.yaml:15: fleet.uplinks is no key of a scenario; did you mean uplink?",
+        "run.yaml:17: codecs[0].name no codec 'jpg': choose from jpeg, jpeg2000, webp, avif, hevc-intra",
+        "run.yaml:18: codecs[1].points[1] operating point 'foo' is not of the form knob=value[,knob=value]",
+        "run.yaml:19: downstream.crop[1] is missing",
+        "run.yaml:19: downstream.setups[0] input should be 'OO', 'CO', 'CC' or 'OC', got 'XX'",
+    ]
+
+
+def test_an_empty_file_lacks_all_that_is_required(tmp_path: Path) -> None:
+    expected = [f"run.yaml:1: {key} is missing" for key in ("cameras", "codecs", "fleet", "name")]
+    assert faults(tmp_path, "") == expected
+
+
+def test_a_list_is_no_scenario(tmp_path: Path) -> None:
+    assert faults(tmp_path, "- 1\n") == ["run.yaml:1: expected keys such as name, cameras, fleet, codecs"]
+
+
+def test_a_duplicate_key_is_the_only_fault_of_an_otherwise_good_file(tmp_path: Path) -> None:
+    assert faults(tmp_path, SMALL + "seed: 1\nseed: 1\n") == ["run.yaml:18: seed stands twice, first on line 17"]
+
+
+def test_a_number_with_an_exponent_and_no_point_is_a_number(tmp_path: Path) -> None:
+    downstream = one(tmp_path, SMALL + "  learning_rate: 1e-4\n  weight_decay: 5E-3\n").downstream
+    assert downstream is not None
+    assert (downstream.learning_rate, downstream.weight_decay) == (0.0001, 0.005)
+
+
+def test_a_whole_number_may_stand_for_a_real_one_but_not_the_other_way(tmp_path: Path) -> None:
+    assert math.isclose(one(tmp_path, edited("rate_mbps: 1}", "rate_mbps: 3}")).fleet.uplink.rate_mbps, 3.0)  # type: ignore[union-attr]
+    assert faults(tmp_path, edited("vehicles: 2", "vehicles: 2.0")) == [
+        "run.yaml:7: fleet.vehicles input should be a valid integer, got 2.0"
+    ]
+
+
+@pytest.mark.parametrize(("word", "shown"), [(".nan", "nan"), (".inf", "inf"), ("-.inf", "-inf"), ("1e999", "inf")])
+def test_numbers_that_are_not_finite_are_refused(word: str, shown: str, tmp_path: Path) -> None:
+    assert faults(tmp_path, edited("encode_watts: 5", f"encode_watts: {word}")) == [
+        f"run.yaml:11: fleet.device.encode_watts input should be a finite number, got {shown}"
+    ]
+
+
+@pytest.mark.parametrize("word", ["true", "'5'", "null", "[]", "{}"])
+def test_text_truth_and_nothing_are_no_numbers(word: str, tmp_path: Path) -> None:
+    (fault,) = faults(tmp_path, edited("encode_watts: 5", f"encode_watts: {word}"))
+    assert fault.startswith("run.yaml:11: fleet.device.encode_watts input should be a valid number")
+
+
+def test_an_unknown_kind_lists_the_choices(tmp_path: Path) -> None:
+    assert faults(tmp_path, edited("kind: constant", "kind: magic")) == [
+        "run.yaml:8: fleet.uplink.kind must be one of 'constant', 'trace', 'two-state', got 'magic'"
+    ]
+
+
+def test_a_missing_kind_is_named(tmp_path: Path) -> None:
+    assert faults(tmp_path, edited("kind: constant, ", "")) == ["run.yaml:8: fleet.uplink.kind is missing"]
+
+
+def test_a_key_of_another_kind_is_unknown(tmp_path: Path) -> None:
+    assert faults(tmp_path, edited("rate_mbps: 1", "rate_mbps: 1, sigma: 0.5")) == [
+        "run.yaml:8: fleet.uplink.sigma is no key of a scenario; did you mean sigma?"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("point", "expected"),
+    [
+        ("quality=101", "jpeg has no point quality=101: expected quality=N, N a whole number 1..100"),
+        ("quality=10.5", "jpeg has no point quality=10.5: expected quality=N, N a whole number 1..100"),
+        ("qp=30", "jpeg has no point qp=30: expected quality=N, N a whole number 1..100"),
+    ],
+)
+def test_an_unknown_point_lists_the_choices(point: str, expected: str, tmp_path: Path) -> None:
+    assert faults(tmp_path, edited("quality=10", point)) == [f"run.yaml:14: codecs[0] {expected}"]
+
+
+def test_a_point_has_one_spelling(tmp_path: Path) -> None:
+    assert one(tmp_path, edited("quality=10", "' quality = 1e1'")).codecs[0].points == ("quality=10",)
+
+
+def test_without_points_the_ladder_is_taken(tmp_path: Path) -> None:
+    (choice,) = one(tmp_path, edited(", points: [quality=10]", "")).codecs
+    assert choice.points == ()
+    assert choice.chosen == codec_named("jpeg").points
+
+
+def test_a_codec_without_a_speed_is_refused(tmp_path: Path) -> None:
+    text = edited("  - {name: jpeg, points: [quality=10]}", "  - {name: webp}\n  - {name: avif}")
+    assert faults(tmp_path, text) == [
+        "run.yaml:1: fleet.device.encode_mpx_per_s says nothing of avif, webp: "
+        "how fast the vehicle encodes must be given"
+    ]
+
+
+def test_a_codec_named_twice_is_refused(tmp_path: Path) -> None:
+    text = edited("downstream:", "  - {name: jpeg, points: [quality=20]}\ndownstream:")
+    assert faults(tmp_path, text) == [
+        "run.yaml:1: codecs names one codec twice: jpeg, jpeg; give all its points in one entry"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("setting", "expected"),
+    [
+        ("codecs[0].points=[quality=5, quality=5.0]", "codecs[0].points names quality=5 more than once"),
+        ("downstream.seeds=[1, 0, 1]", "downstream.seeds names 1 more than once"),
+        ("downstream.setups=[CO, CO]", "downstream.setups names CO more than once"),
+    ],
+)
+def test_what_would_be_counted_twice_is_refused(setting: str, expected: str, tmp_path: Path) -> None:
+    assert faults(tmp_path, SMALL, setting) == [f"--set: {expected}"]
+
+
+@pytest.mark.parametrize("setting", ["codecs=[]", "downstream.seeds=[]", "downstream.setups=[]", "cameras.domains=[]"])
+def test_an_empty_list_is_refused_where_one_is_needed(setting: str, tmp_path: Path) -> None:
+    key = setting.partition("=")[0]
+    assert faults(tmp_path, SMALL, setting) == [
+        f"--set: {key} tuple should have at least 1 item after validation, not 0"
+    ]
+
+
+def test_a_domain_may_come_again(tmp_path: Path) -> None:
+    cameras = one(tmp_path, SMALL, "cameras.domains=[day, rain, day]").cameras
+    assert isinstance(cameras, StreetCameras)
+    assert cameras.domains == ("day", "rain", "day")
+
+
+@pytest.mark.parametrize("seed", ["-1", "4294967296"])
+def test_a_seed_out_of_range_is_refused(seed: str, tmp_path: Path) -> None:
+    (fault,) = faults(tmp_path, SMALL, f"downstream.seeds=[{seed}]")
+    assert fault.startswith("--set: downstream.seeds[0] input should be ")
+    assert fault.endswith(f", got {seed}")
+
+
+@pytest.mark.parametrize("outage", ["[5, 5]", "[5, 4]"])
+def test_an_outage_that_ends_before_it_begins_is_refused(outage: str, tmp_path: Path) -> None:
+    (fault,) = faults(tmp_path, SMALL, f"fleet.faults.outages_s=[[1, 2], {outage}]")
+    assert fault.startswith("--set: fleet.faults.outages_s[1] must begin before it ends, got 5")
+
+
+@pytest.mark.parametrize("left_out", ["masks", "test_images", "test_masks"])
+def test_downstream_without_labels_to_train_and_test_on_is_refused(left_out: str, tmp_path: Path) -> None:
+    given = [key for key in ("masks", "test_images", "test_masks") if key != left_out]
+    cameras = "{kind: folder, images: a, " + ", ".join(f"{key}: {key}" for key in given) + "}"
+    assert faults(tmp_path, SMALL, f"cameras={cameras}") == [
+        "run.yaml:1: downstream needs labelled frames to train and to test on: give cameras.masks, cameras.test_images "
+        "and cameras.test_masks, or leave downstream out"
+    ]
+    assert one(tmp_path, SMALL, f"cameras={cameras}", "downstream=null").downstream is None
+
+
+def test_a_folder_with_all_labels_may_be_trained_on(tmp_path: Path) -> None:
+    cameras = "{kind: folder, images: a, masks: b, test_images: c, test_masks: d}"
+    assert one(tmp_path, SMALL, f"cameras={cameras}").downstream is not None
+
+
+def test_videos_cannot_be_trained_on(tmp_path: Path) -> None:
+    (fault,) = faults(tmp_path, SMALL, "cameras={kind: video, paths: [a.mp4]}")
+    assert fault.startswith("run.yaml:1: downstream needs labelled frames")
+
+
+def test_settings_override_keys_and_entries_of_lists(tmp_path: Path) -> None:
+    scenario = one(
+        tmp_path,
+        SMALL,
+        "seed=9",
+        "codecs[0].points=[quality=5, quality=7]",
+        "fleet.uplink={kind: two-state, sigma: 0.1}",
+    )
+    assert scenario.seed == 9
+    assert scenario.codecs[0].points == ("quality=5", "quality=7")
+    assert scenario.fleet.uplink == TwoStateUplink(kind="two-state", sigma=0.1)
+    assert one(tmp_path, SMALL, "codecs[0].points[0]=quality=6").codecs[0].points == ("quality=6",)
+
+
+def test_of_two_settings_of_one_key_the_last_holds(tmp_path: Path) -> None:
+    assert one(tmp_path, SMALL, "seed=1", "seed=2").seed == 2
+
+
+def test_a_setting_may_add_what_the_file_leaves_out(tmp_path: Path) -> None:
+    scenario = one(tmp_path, SMALL, "fleet.faults.loss_probability=1e-1", "question=Why not?")
+    assert scenario.fleet.faults.loss_probability == 0.1
+    assert scenario.question == "Why not?"
+
+
+@pytest.mark.parametrize(
+    ("setting", "expected"),
+    [
+        ("seed", "'seed' is not of the form key=value"),
+        ("=3", "'=3' is not of the form key=value"),
+        ("seed=[1", "seed cannot be set: '[1' is no YAML value: expected ',' or ']', but got '<stream end>'"),
+        ("seed={a: 1, a: 2}", "seed cannot be set: '{a: 1, a: 2}' is no YAML value: stands twice, first on line 1"),
+        ("seed=-3", "seed input should be greater than or equal to 0, got -3"),
+        ("sede=3", "sede is no key of a scenario; did you mean seed?"),
+        ("flet.vehicles=3", "flet is no key of a scenario; did you mean fleet?"),
+        ("codecs[1].name=webp", "codecs[1].name cannot be set: a list of 1 has no entry 1"),
+        ("codecs[²].name=webp", "codecs.².name cannot be set: a list of 1 has no entry '²'"),
+        ("fleet.vehicles.few=1", "fleet.vehicles.few cannot be set: 'few' lies below a value, 2"),
+        ("cameras={kind: street, test_frames: 2}", "cameras.frames_per_vehicle is missing"),
+        (
+            "fleet.uplink={kind: constant, rate_mbps: -1}",
+            "fleet.uplink.rate_mbps input should be greater than 0, got -1",
+        ),
+    ],
+)
+def test_a_bad_setting_is_reported_as_such_and_not_as_a_line_of_the_file(
+    setting: str, expected: str, tmp_path: Path
+) -> None:
+    assert faults(tmp_path, SMALL, setting) == [f"--set: {expected}"]
+
+
+def test_bad_settings_are_reported_together_with_the_faults_of_the_file(tmp_path: Path) -> None:
+    text = edited("encode_watts: 5", "encode_watts: -5")
+    assert faults(tmp_path, text, "seed", "fleet.vehicles=0") == [
+        "--set: 'seed' is not of the form key=value",
+        "--set: fleet.vehicles input should be greater than or equal to 1, got 0",
+        "run.yaml:11: fleet.device.encode_watts input should be greater than or equal to 0, got -5",
+    ]
+
+
+def test_a_list_where_one_value_is_expected_is_a_sweep(tmp_path: Path) -> None:
+    scenarios = load(tmp_path, edited("rate_mbps: 1}", "rate_mbps: [1, 2.5]}"), "seed=[3, 4, 5]")
+    assert [(each.seed, each.fleet.uplink) for each in scenarios] == [
+        (seed, ConstantUplink(kind="constant", rate_mbps=rate)) for seed in (3, 4, 5) for rate in (1, 2.5)
+    ]
+    assert [each.name for each in scenarios][:2] == [
+        "small-seed=3,fleet.uplink.rate_mbps=1",
+        "small-seed=3,fleet.uplink.rate_mbps=2.5",
+    ]
+
+
+def test_a_list_where_a_list_is_expected_is_no_sweep(tmp_path: Path) -> None:
+    scenario = one(
+        tmp_path, SMALL, "downstream.seeds=[0, 1, 2]", "cameras.domains=[day, rain]", "downstream.crop=[64, 96]"
+    )
+    assert scenario.name == "small"
+    assert scenario.downstream is not None
+    assert (scenario.downstream.seeds, scenario.downstream.crop) == ((0, 1, 2), (64, 96))
+
+
+def test_a_whole_part_may_be_swept(tmp_path: Path) -> None:
+    uplinks = "[{kind: constant, rate_mbps: 1}, {kind: two-state}]"
+    scenarios = load(tmp_path, SMALL, f"fleet.uplink={uplinks}")
+    assert [each.fleet.uplink.kind for each in scenarios] == ["constant", "two-state"]
+    assert_names_are_distinct_and_safe(scenarios)
+
+
+def assert_names_are_distinct_and_safe(scenarios: list[Scenario]) -> None:
+    names = [each.name for each in scenarios]
+    assert len(set(names)) == len(names) > 1
+    for name in names:
+        assert re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._=,+-]{0,99}", name)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        "[a/b, a-b, 'a b']",
+        "[What!, Größe, Grüße, ../up]",
+        f"[{'x' * 200}1, {'x' * 200}2]",
+        "[same, same]",
+    ],
+)
+def test_names_of_a_sweep_are_distinct_and_safe_for_folders(values: str, tmp_path: Path) -> None:
+    scenarios = load(tmp_path, SMALL, f"question={values}")
+    assert len(scenarios) == len(yaml.safe_load(values))
+    assert_names_are_distinct_and_safe(scenarios)
+
+
+def test_the_faults_of_all_variants_of_a_sweep_are_reported_once_each(tmp_path: Path) -> None:
+    text = edited("encode_watts: 5", "encode_watts: -5")
+    assert faults(tmp_path, text, "fleet.vehicles=[0, 2, -1]") == [
+        "--set: fleet.vehicles input should be greater than or equal to 1, got 0",
+        "--set: fleet.vehicles input should be greater than or equal to 1, got -1",
+        "run.yaml:11: fleet.device.encode_watts input should be greater than or equal to 0, got -5",
+    ]
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+def test_a_resolved_scenario_reads_back_as_itself(path: Path, tmp_path: Path) -> None:
+    for scenario in load_scenario(path):
+        assert one(tmp_path, dump_scenario(scenario)) == scenario
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        ("question='1e-4'", "name='1e5'"),
+        ("question='yes'",),
+        ("question='Größe: #1, \"two\"'",),
+        ("downstream=null",),
+        ("downstream.learning_rate=1e-20",),
+        ("fleet.faults.outages_s=[[1, 2.5], [1e1, 20]]",),
+        ("fleet.uplink={kind: trace, path: '1e3'}",),
+        ("downstream.options={a: 1, b: 1.5, c: '1e3', d: true}",),
+        ("seed=4294967295",),
+    ],
+    ids=lambda settings: settings[0],
+)
+def test_odd_values_read_back_as_themselves(settings: tuple[str, ...], tmp_path: Path) -> None:
+    scenario = one(tmp_path, SMALL, *settings)
+    assert one(tmp_path, dump_scenario(scenario)) == scenario
+
+
+def data_set(tmp_path: Path, path: str) -> str:
+    cameras = one(tmp_path, SMALL, f"cameras={{kind: camvid, path: {path}}}").cameras
+    assert isinstance(cameras, DataSetCameras)
+    return cameras.path
+
+
+@pytest.mark.parametrize("path", ["$ROADBITS_DATA/camvid", "'${ROADBITS_DATA}/camvid'"])
+def test_the_data_folder_comes_from_the_environment(path: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("ROADBITS_DATA", "/somewhere/else")
+    assert data_set(tmp_path, path) == "/somewhere/else/camvid"
+    monkeypatch.delenv("ROADBITS_DATA")
+    assert data_set(tmp_path, path) == "../shared/data/camvid"
+    monkeypatch.setenv("ROADBITS_DATA", "")
+    assert data_set(tmp_path, path) == "../shared/data/camvid"
+
+
+def test_other_variables_and_the_home_folder_are_replaced_in_paths(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("DRIVES", "tour")
+    monkeypatch.setenv("HOME", "/home/me")
+    assert data_set(tmp_path, "~/$DRIVES/camvid") == "/home/me/tour/camvid"
