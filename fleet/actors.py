@@ -168,6 +168,7 @@ def _start_ray(workers: int | None) -> None:
         )
     cpus = max(os.cpu_count() or 1, workers or 1)
     ray.init(
+        address="local",  # else Ray joins whatever cluster was last started on this machine
         num_cpus=cpus,
         include_dashboard=False,
         log_to_driver=False,

@@ -8,7 +8,6 @@ Not here: any work; heavy imports wait until a command needs them.
 
 import functools
 import json
-import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -161,8 +160,9 @@ def check(scenarios: tuple[str, ...], settings: tuple[str, ...]) -> None:
     for name in scenarios:
         try:
             for scenario in load_scenario(_scenario_path(name), settings):
+                lines = [*Plan(scenario).describe(), *forecast(scenario)]
                 click.echo(f"{scenario.name}: {scenario.question or 'no question given'}")
-                for line in (*Plan(scenario).describe(), *forecast(scenario)):
+                for line in lines:
                     click.echo(f"  {line}")
         except (YamlFileError, RunError, DataError, UplinkError) as error:
             faults.append(str(error))
@@ -268,7 +268,5 @@ def codecs() -> None:
     """List the codecs and their operating points."""
     from roadbits.codecs.catalogue import STILL_CODECS
 
-    columns = shutil.get_terminal_size().columns
     for codec in STILL_CODECS:
-        points = "  ".join(map(str, codec.points))
-        click.echo(f"{codec.name:<12} {points}"[: max(80, columns)])
+        click.echo(f"{codec.name:<12} {'  '.join(map(str, codec.points))}")

@@ -46,22 +46,25 @@ class Run:
             BackendError: if the backend cannot work.
         """
         check_disjoint(self._plan.scenario.cameras)
-        with self._folder_of_our_own(resume):
-            stages = Stages(self._folder / "stages")
-            display = Display(self._folder / "log.jsonl", self._quiet)
-            with Store(self._folder / "uploads.sqlite") as store, self._timed("start"):
-                collected = is_collected(self._plan, store)
-                backend = self._open_backend()
-            with Store(self._folder / "uploads.sqlite") as store:
-                try:
-                    if not collected:
-                        with self._timed("collect"):
-                            collect(self._plan, store, backend, display)
-                    results = self._serve(stages, store, backend, display)
-                finally:
-                    backend.close()
-            write_whole(self._folder / "results.json", results.to_json().encode())
+        self._refuse_finished(resume)
+        with self._timed("start"):
+            backend = self._open_backend()
+        try:
+            with self._folder_of_our_own(resume), Store(self._folder / "uploads.sqlite") as store:
+                stages = Stages(self._folder / "stages")
+                display = Display(self._folder / "log.jsonl", self._quiet)
+                if not is_collected(self._plan, store):
+                    with self._timed("collect"):
+                        collect(self._plan, store, backend, display)
+                results = self._serve(stages, store, backend, display)
+                write_whole(self._folder / "results.json", results.to_json().encode())
+        finally:
+            backend.close()
         return results
+
+    def _refuse_finished(self, resume: bool) -> None:
+        if (self._folder / "scenario.yaml").exists() and not resume:
+            raise RunError(f"{self._folder} holds a run already: add --resume to continue it, or choose another --out")
 
     def _serve(self, stages: Stages, store: Store, backend: Backend, display: Display) -> Results:
         # Only now: torch takes seconds to load, and uploads should not wait for it.
@@ -82,16 +85,14 @@ class Run:
     @contextmanager
     def _folder_of_our_own(self, resume: bool) -> Iterator[None]:
         """Lock the run's folder and write down what is run in it."""
-        resolved = self._folder / "scenario.yaml"
-        if resolved.exists() and not resume:
-            raise RunError(f"{self._folder} holds a run already: add --resume to continue it, or choose another --out")
         self._folder.mkdir(parents=True, exist_ok=True)
         with (self._folder / ".lock").open("w") as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError:
                 raise RunError(f"another process is working in {self._folder}: wait for it, or end it") from None
-            write_whole(resolved, dump_scenario(self._plan.scenario).encode())
+            self._refuse_finished(resume)
+            write_whole(self._folder / "scenario.yaml", dump_scenario(self._plan.scenario).encode())
             yield
 
     @contextmanager

@@ -11,9 +11,12 @@ from roadbits.codecs.bitstream import BitstreamError, unpack
 from roadbits.codecs.catalogue import codec_named
 from roadbits.codecs.codec import OperatingPoint
 from roadbits.fleet import vehicle
+from roadbits.fleet.collector import Collector
 from roadbits.fleet.links import link_for
+from roadbits.fleet.results import Quality, summarise
 from roadbits.fleet.scenario import CodecChoice, ConstantUplink, Device, Faults, Fleet, FolderCameras, Scenario
 from roadbits.fleet.sources import train_source
+from roadbits.fleet.store import Store
 from roadbits.fleet.uplink import US_PER_S
 from roadbits.fleet.vehicle import Arm, ArmState, Segment, Upload, arms_of, drive, encode_seconds, frames_from
 
@@ -32,17 +35,15 @@ def drives(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def scenario(drives: Path, rate_mbps: float = 0.02, faults: Faults = Faults(), **fleet: Any) -> Scenario:  # noqa: B008
+def scenario(drives: Path, rate_mbps: float = 0.02, **fleet: Any) -> Scenario:
     """Return a small fleet whose payloads, of a few hundred bytes every second, a link of 0.02 Mbit/s carries."""
+    uplink = ConstantUplink(kind="constant", rate_mbps=rate_mbps)
+    words: dict[str, Any] = {"vehicles": VEHICLES, "uplink": uplink, "device": FAST, "drain_s": 5.0}
     return Scenario(
         name="v",
         seed=7,
         cameras=FolderCameras(kind="folder", images=str(drives), interval_s=1.0),
-        fleet=Fleet(
-            **{"vehicles": VEHICLES, "device": FAST, "drain_s": 5.0}
-            | {"uplink": ConstantUplink(kind="constant", rate_mbps=rate_mbps), "faults": faults}
-            | fleet
-        ),
+        fleet=Fleet(**words | fleet),
         codecs=(
             CodecChoice(name="jpeg", points=("quality=10", "quality=60")),
             CodecChoice(name="webp", points=("quality=20",)),
@@ -82,6 +83,19 @@ def test_every_frame_of_every_arm_has_one_fate_in_order_of_capture(drives: Path)
         ]
         assert {upload.vehicle for upload in uploads} == {number}
         assert set(FATES) == {upload.fate for upload in uploads}
+
+
+def test_every_captured_frame_is_in_exactly_one_count_of_the_results(drives: Path, tmp_path: Path) -> None:
+    words = scenario(drives, **CROWDED, deadline_s=3.0)
+    with Store(tmp_path / "s.sqlite") as store:
+        for number in range(VEHICLES):
+            Collector(store, words.fleet.deadline_s).receive(whole_drive(words, number), number, FRAMES, ())
+        rows = [summarise(arm, store.records(*vars(arm).values()), Quality(0, 0), 1, 1, 1) for arm in arms_of(words)]
+    for row in rows:
+        counts = (row.delivered, row.late, row.lost, row.rejected, row.dropped, row.backlog)
+        assert sum(counts) == row.frames == VEHICLES * FRAMES
+    for name in ("delivered", "late", "lost", "rejected", "dropped", "backlog", "duplicates"):
+        assert sum(getattr(row, name) for row in rows) > 0, name
 
 
 def test_bytes_queued_are_those_of_the_payloads_and_their_copies(drives: Path) -> None:
@@ -192,7 +206,9 @@ def test_a_slow_encoder_drops_the_frames_it_has_no_time_for(drives: Path) -> Non
 
 
 def test_a_full_send_buffer_drops_the_newest_frame(drives: Path) -> None:
-    words = scenario(drives, rate_mbps=0.001, max_backlog_bytes=2500)
+    """Check by hand what waits when a payload is ready, which is some time after its frame's capture."""
+    device = Device(encode_mpx_per_s={"jpeg": 0.00096, "webp": 0.00096}, encode_watts=0, radio_joules_per_mbit=0)
+    words = scenario(drives, rate_mbps=0.001, max_backlog_bytes=2500, device=device)
     for arm in arms_of(words):
         mine = of_arm(whole_drive(words), arm)
         waiting: list[tuple[int, int]] = []
@@ -305,7 +321,9 @@ def test_an_outage_delays_what_is_sent_in_it(drives: Path) -> None:
 
 def test_a_codec_that_the_device_does_not_know_is_an_error() -> None:
     assert encode_seconds(FAST, "webp", 1000, 2000) == 0.2
-    with pytest.raises(ValueError, match=r"the device says nothing of avif: give fleet\.device\.encode_mpx_per_s\.avif"):
+    with pytest.raises(
+        ValueError, match=r"the device says nothing of avif: give fleet\.device\.encode_mpx_per_s\.avif"
+    ):
         encode_seconds(FAST, "avif", 10, 10)
 
 

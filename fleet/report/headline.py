@@ -1,0 +1,90 @@
+"""The answer first: a run's outcome in one paragraph.
+
+Not here: the tables and charts behind it (`segmentation`, `rates`, `delivery`).
+"""
+
+from collections.abc import Sequence
+
+from roadbits.fleet.report.markup import Html, element, join
+from roadbits.fleet.report.measured import MeasuredArm, MeasuredRun, best_arm, cheapest_first, setups_of
+from roadbits.fleet.report.wording import number, percent
+
+_CLOSE_TO_IDEAL = 0.01
+_PRACTICE = ("CO", "CC", "OC")
+"""The price of compression is told of the first of these that was measured."""
+
+
+def headline(run: MeasuredRun) -> Html:
+    """Return a run's outcome as one paragraph of computed sentences."""
+    arms = cheapest_first(run.arms)
+    if not arms:
+        return element("p", "Nothing travelled: no rate, no distortion and no mIoU to report.", class_="headline")
+    sentences = _of_segmentation(run, arms) if setups_of(arms) else _of_distortion(arms)
+    return element("p", join([*sentences, *_of_traffic(arms)], " "), class_="headline")
+
+
+def _of_segmentation(run: MeasuredRun, arms: Sequence[MeasuredArm]) -> list[Html]:
+    sentences = []
+    if run.ideal is not None:
+        sentences.append(_sentence("On originals throughout (OO) the segmenter reaches", _miou(run.ideal.mean)))
+    best = [_best(arms, setup) for setup in setups_of(arms) if setup != "OO"]
+    if best:
+        sentences.append(_sentence("Best of all arms:", join(best, "; ")))
+    setup = next((setup for setup in _PRACTICE if setup in setups_of(arms)), None)
+    if setup is not None and run.ideal is not None:
+        sentences += _of_price([arm for arm in arms if setup in arm.miou], setup, run.ideal.mean)
+    return sentences
+
+
+def _best(arms: Sequence[MeasuredArm], setup: str) -> Html:
+    arm = best_arm(arms, setup)
+    assert arm is not None
+    return join([setup, _miou(arm.miou[setup].mean), "with", _arm(arm)], " ")
+
+
+def _of_price(arms: Sequence[MeasuredArm], setup: str, ideal: float) -> list[Html]:
+    """Say what the cheapest arm costs against OO, and which is the cheapest that costs next to nothing."""
+    cheapest = arms[0]
+    loss = ideal - cheapest.miou[setup].mean
+    gap = element("b", f"{number(100 * abs(loss), 1)} points")
+    price = _sentence(f"The cheapest, {_arm(cheapest)}, is", gap, f"{'below' if loss >= 0 else 'above'} OO in {setup}")
+    close = [arm for arm in arms if ideal - arm.miou[setup].mean <= _CLOSE_TO_IDEAL]
+    if not close:
+        return [price, _sentence("No arm comes within one point of OO")]
+    if close[0] is cheapest:
+        return [price]
+    return [price, _sentence("The fewest bits within one point of OO:", _arm(close[0]))]
+
+
+def _of_distortion(arms: Sequence[MeasuredArm]) -> list[Html]:
+    delivered = [arm for arm in arms if arm.upload.delivered]
+    if not delivered:
+        return [_sentence("No arm delivered a frame")]
+    best = max(delivered, key=lambda arm: arm.upload.psnr_db)
+    low, high = (element("b", f"{number(arm.upload.psnr_db, 2)} dB") for arm in (delivered[0], best))
+    return [
+        _sentence("Rates and distortions only: from", low, "with", _arm(delivered[0]), "to", high, "with", _arm(best))
+    ]
+
+
+def _of_traffic(arms: Sequence[MeasuredArm]) -> list[Html]:
+    """Say how much traffic the cheapest and the dearest arm made."""
+    traffic = [rate for arm in (arms[0], arms[-1]) if (rate := arm.megabytes_per_vehicle_hour) is not None]
+    if not traffic:
+        return []
+    if len(arms) == 1:
+        return [_sentence("It sends", element("b", f"{number(traffic[0], 1)} MB"), "per vehicle-hour")]
+    range_ = element("b", f"{number(traffic[0], 1)} to {number(traffic[1], 1)} MB")
+    return [_sentence("From the cheapest arm to the dearest,", range_, "travel per vehicle-hour")]
+
+
+def _sentence(*parts: str) -> Html:
+    return Html(join(parts, " ") + ".")
+
+
+def _miou(miou: float) -> Html:
+    return element("b", f"{percent(miou)} %")
+
+
+def _arm(arm: MeasuredArm) -> str:
+    return f"{arm.name} ({number(arm.upload.bpp, 3)} bpp)"

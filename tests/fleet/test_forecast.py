@@ -1,0 +1,61 @@
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import PIL.Image
+import pytest
+
+from roadbits.codecs.codec import OperatingPoint
+from roadbits.codecs.legacy.stills import JPEG
+from roadbits.fleet.cameras.frame import DataError
+from roadbits.fleet.forecast import forecast
+from roadbits.fleet.scenario import (
+    CodecChoice,
+    ConstantUplink,
+    Device,
+    Fleet,
+    FolderCameras,
+    Scenario,
+    TraceFileUplink,
+    Uplink,
+)
+from roadbits.fleet.uplink import UplinkError
+
+CONSTANT = ConstantUplink(kind="constant", rate_mbps=1.5)
+IMAGES = [np.random.default_rng(k).integers(0, 60 * (k + 1), (40, 60, 3), dtype=np.uint8) for k in range(4)]
+
+
+def scenario(folder: Path, uplink: Uplink = CONSTANT, **cameras: Any) -> Scenario:
+    (folder / "a").mkdir()
+    for k, image in enumerate(IMAGES):
+        PIL.Image.fromarray(image).save(folder / "a" / f"{k}.png")
+    device = Device(encode_mpx_per_s={"jpeg": 1.0}, encode_watts=1, radio_joules_per_mbit=1)
+    return Scenario(
+        name="f",
+        cameras=FolderCameras(kind="folder", images=str(folder / "a"), interval_s=2.0, **cameras),
+        fleet=Fleet(vehicles=1, uplink=uplink, device=device),
+        codecs=(CodecChoice(name="jpeg", points=("quality=10", "quality=90")),),
+    )
+
+
+def test_a_forecast_tells_frames_rates_and_bytes_of_real_frames(tmp_path: Path) -> None:
+    lines = list(forecast(scenario(tmp_path)))
+    assert lines[:2] == ["frames    4 of 1 vehicles, 0 to test on", "uplink    1.50 Mbit/s per vehicle on average"]
+    assert len(lines) == 4
+    for line, quality in zip(lines[2:], (10, 90), strict=True):
+        mean = sum(len(JPEG.encode(image, OperatingPoint.of(quality=quality))) for image in IMAGES[:3]) / 3
+        assert line == (
+            f"bytes     jpeg:quality={quality:<11} {mean / 1000:8.1f} kB a frame, {4 * mean / 1e6:8.2f} MB in all, "
+            f"{8 * mean / 2 / 1e6:.3f} Mbit/s per vehicle (first 3 frames)"
+        )
+
+
+def test_a_missing_trace_is_told_before_anything_runs(tmp_path: Path) -> None:
+    uplink = TraceFileUplink(kind="trace", path=str(tmp_path / "gone.csv"))
+    with pytest.raises(UplinkError, match=r"gone\.csv"):
+        list(forecast(scenario(tmp_path, uplink)))
+
+
+def test_a_test_folder_inside_the_training_folder_is_told_before_anything_runs(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="test frames must never train anything"):
+        list(forecast(scenario(tmp_path, test_images=str(tmp_path / "a" / "test"))))
