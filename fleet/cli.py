@@ -22,7 +22,7 @@ from roadbits.fleet.collection import OtherCollectionError
 from roadbits.fleet.ray_environment import prepare_ray
 from roadbits.fleet.results import Results, ResultsError
 from roadbits.fleet.run import Run, RunError
-from roadbits.fleet.scenario import load_scenario
+from roadbits.fleet.scenario_file import load_scenario
 from roadbits.fleet.store import StoreError
 from roadbits.fleet.uplink import UplinkError
 from roadbits.fleet.yaml_file import YamlFileError

@@ -5,10 +5,13 @@ Progress is committed with the uploads, so a collection that was killed goes on 
 Not here: what a vehicle does (`vehicle`), the checks (`collector`).
 """
 
+from collections.abc import Sequence
+
 from roadbits.fleet.backend import Backend
 from roadbits.fleet.collector import Collector, states_from
 from roadbits.fleet.plan import Plan
 from roadbits.fleet.progress import Display
+from roadbits.fleet.scenario import Scenario
 from roadbits.fleet.sources import train_source
 from roadbits.fleet.store import Store
 from roadbits.fleet.vehicle import SEGMENT_FRAMES, ArmState, Segment, drive
@@ -33,8 +36,25 @@ def is_collected(plan: Plan, store: Store) -> bool:
     return store.about("complete") == key
 
 
-def collect(plan: Plan, store: Store, backend: Backend, display: Display) -> None:
+def drive_lengths(scenario: Scenario) -> list[int]:
+    """Return the number of frames of each vehicle's drive.
+
+    Raises:
+        DataError: if the data cannot be read as declared.
+    """
+    vehicles = scenario.fleet.vehicles
+    return [len(train_source(scenario.cameras, scenario.seed, vehicle, vehicles)) for vehicle in range(vehicles)]
+
+
+def collect(plan: Plan, lengths: Sequence[int], store: Store, backend: Backend, display: Display) -> None:
     """Let the fleet drive until everything is stored, one segment of every vehicle at a time.
+
+    Args:
+        plan: what to collect.
+        lengths: frames of each vehicle's drive.
+        store: takes the uploads.
+        backend: computes the segments.
+        display: shows the progress.
 
     Raises:
         DataError: if a frame cannot be read.
@@ -44,7 +64,6 @@ def collect(plan: Plan, store: Store, backend: Backend, display: Display) -> Non
     scenario, key = plan.scenario, plan.collect_key()
     store.keep("collection", key)
     vehicles = range(scenario.fleet.vehicles)
-    lengths = [len(train_source(scenario.cameras, scenario.seed, v, len(vehicles))) for v in vehicles]
     at = {vehicle: (0, (ArmState(),) * len(plan.arms)) for vehicle in vehicles}
     at |= {v: (frame, states_from(text)) for v, (frame, text) in store.progress().items()}
     collector = Collector(store, scenario.fleet.deadline_s)

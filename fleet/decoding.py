@@ -11,6 +11,7 @@ from roadbits.codecs.bitstream import BitstreamError
 from roadbits.codecs.catalogue import codec_named, decode
 from roadbits.codecs.codec import Image, OperatingPoint
 from roadbits.codecs.metrics import ms_ssim, psnr
+from roadbits.fleet.cameras.frame import DataError
 from roadbits.fleet.vehicle import Arm
 
 BATCH_FRAMES = 16
@@ -59,10 +60,17 @@ def decode_uploaded(batch: Uploaded) -> list[Decoded]:
 
 
 def compress_on_board(batch: OnBoard) -> list[Decoded]:
-    """Encode and decode originals with an arm's codec."""
+    """Encode and decode originals with an arm's codec.
+
+    Raises:
+        DataError: if the codec cannot take a frame, for instance for its size.
+    """
     torch.set_num_threads(1)
     codec, point = codec_named(batch.arm.codec), OperatingPoint.parse(batch.arm.point)
-    return [_decoded(codec.encode(original, point), original) for original in batch.originals]
+    try:
+        return [_decoded(codec.encode(original, point), original) for original in batch.originals]
+    except ValueError as error:
+        raise DataError(f"test frames with {batch.arm.key}: {error}") from error
 
 
 def _decoded(payload: bytes, original: Image) -> Decoded:

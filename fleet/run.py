@@ -10,11 +10,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from roadbits.fleet.backend import Backend
-from roadbits.fleet.collection import collect, is_collected
+from roadbits.fleet.collection import collect, drive_lengths, is_collected
 from roadbits.fleet.plan import Plan
 from roadbits.fleet.progress import Display
 from roadbits.fleet.results import Results
-from roadbits.fleet.scenario import Scenario, dump_scenario
+from roadbits.fleet.scenario import Scenario
+from roadbits.fleet.scenario_file import dump_scenario
 from roadbits.fleet.sources import check_disjoint
 from roadbits.fleet.stages import Stages, write_whole
 from roadbits.fleet.store import Store
@@ -47,6 +48,7 @@ class Run:
         """
         check_disjoint(self._plan.scenario.cameras)
         self._refuse_finished(resume)
+        lengths = drive_lengths(self._plan.scenario)  # names missing data before anything is written
         with self._timed("start"):
             backend = self._open_backend()
         try:
@@ -55,7 +57,7 @@ class Run:
                 display = Display(self._folder / "log.jsonl", self._quiet)
                 if not is_collected(self._plan, store):
                     with self._timed("collect"):
-                        collect(self._plan, store, backend, display)
+                        collect(self._plan, lengths, store, backend, display)
                 results = self._serve(stages, store, backend, display)
                 write_whole(self._folder / "results.json", results.to_json().encode())
         finally:

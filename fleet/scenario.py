@@ -1,28 +1,17 @@
-"""Scenarios: one YAML file, validated into one typed tree; every fault is reported at once with its line.
+"""The words of a scenario: one validated, typed tree of plain data that knows nothing of how it is run.
 
-The tree is plain data and knows nothing of how it is run. A list where a single value is expected is a sweep and
-expands into one scenario per combination.
-
-Not here: reading YAML (`yaml_file`), opening what a scenario names (`sources`, `links`), running it (`run`).
+Not here: reading it from a file (`scenario_file`), opening what it names (`sources`, `links`), running it (`run`).
 """
 
-import difflib
-import itertools
 import os
-import types
-import typing
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, TypeVar
+from typing import Annotated, Literal, Self, TypeVar
 
-import pydantic
-import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from roadbits.codecs.catalogue import codec_named
 from roadbits.codecs.codec import OperatingPoint
 from roadbits.fleet.cameras.street import DOMAINS
-from roadbits.fleet.yaml_file import NUMBER, Fault, KeyPath, YamlFile, YamlFileError, dotted, parse_scalar, read_yaml
 
 T = TypeVar("T")
 Setup = Literal["OO", "CO", "CC", "OC"]
@@ -333,177 +322,3 @@ class Scenario(_Part):
                 "and cameras.test_masks, or leave downstream out"
             )
         return self
-
-
-def load_scenario(path: Path, settings: tuple[str, ...] = ()) -> list[Scenario]:
-    """Read, override and validate a scenario file; a sweep gives several.
-
-    Args:
-        path: the YAML file.
-        settings: overrides of the form `dotted.key=value`, the value in YAML.
-
-    Raises:
-        YamlFileError: with all faults of the file.
-    """
-    file = read_yaml(path)
-    if not isinstance(file.values, dict):
-        raise YamlFileError(path, [Fault(1, (), "expected keys such as name, cameras, fleet, codecs")])
-    for setting in settings:
-        _override(file, setting)
-    axes = _sweep_axes(Scenario, file.values, ())
-    scenarios, names, faults = [], [], dict.fromkeys(file.faults)
-    for choice in itertools.product(*axes.values()):
-        values = file.values
-        for key, value in zip(axes, choice, strict=True):
-            values = _with(values, key, value)
-        try:
-            scenario = Scenario.model_validate(values)
-        except pydantic.ValidationError as error:
-            faults |= dict.fromkeys(_faults(file, values, error))
-        else:
-            scenarios.append(scenario)
-            label = ",".join(f"{dotted(key)}={value}" for key, value in zip(axes, choice, strict=True))
-            names.append(_safe(f"{scenario.name}-{label}" if label else scenario.name))
-    if faults:
-        raise YamlFileError(path, [*faults])
-    if len(set(names)) < len(names):
-        names = [f"{name[:94]}-{number}" for number, name in enumerate(names, 1)]
-    return [each.model_copy(update={"name": name}) for each, name in zip(scenarios, names, strict=True)]
-
-
-def _safe(label: str) -> str:
-    """Return a name for a folder; two labels may become one name."""
-    return "".join(char if char.isascii() and (char.isalnum() or char in "._=,+-") else "-" for char in label)[:100]
-
-
-def _faults(file: YamlFile, values: Any, error: pydantic.ValidationError) -> Iterator[Fault]:
-    """Yield pydantic's findings, but not that a tuple is too short whose entries it has refused itself."""
-    for detail in error.errors(include_url=False):
-        if not (detail["type"] == "too_short" and detail["input"]):
-            yield _fault(file, values, detail)
-
-
-def _fault(file: YamlFile, values: Any, detail: Any) -> Fault:
-    """Return pydantic's finding as a fault at its line; what is no key, such as a union's tag, leaves the path."""
-    path: list[str | int] = []
-    at = values
-    for part in detail["loc"]:
-        if _holds(at, part):
-            path.append(part)
-            at = at[part]
-    message = str(detail["msg"]).removeprefix("Value error, ")
-    match detail["type"]:
-        case "extra_forbidden":
-            message = "is no key of a scenario" + _did_you_mean(tuple(path))
-        case "missing":
-            path.append(detail["loc"][-1])
-            message = "is missing"
-        case "union_tag_not_found":
-            path.append("kind")
-            message = "is missing"
-        case "union_tag_invalid":
-            path.append("kind")
-            message = f"must be one of {detail['ctx']['expected_tags']}, got {detail['ctx']['tag']!r}"
-        case kind if kind != "value_error":
-            message = message[0].lower() + message[1:]
-            if not isinstance(detail["input"], dict | list):
-                message += f", got {detail['input']!r}"
-    key = tuple(path)
-    known = next(key[:n] for n in range(len(key), -1, -1) if key[:n] in file.lines or n == 0)
-    return Fault(file.lines.get(known, 1), key, message)
-
-
-def _holds(values: Any, part: str | int) -> bool:
-    if isinstance(values, dict):
-        return part in values
-    return isinstance(values, list) and isinstance(part, int) and part < len(values)
-
-
-def _did_you_mean(key: KeyPath) -> str:
-    known = {name for part in _all_parts(Scenario) for name in part.model_fields}
-    close = difflib.get_close_matches(str(key[-1]), known, 1)
-    return f"; did you mean {close[0]}?" if close else ""
-
-
-def _all_parts(part: type[BaseModel]) -> list[type[BaseModel]]:
-    found = [part]
-    for field in part.model_fields.values():
-        for child in _models_in(field.annotation):
-            found += _all_parts(child)
-    return found
-
-
-def _models_in(annotation: Any) -> list[type[BaseModel]]:
-    """Return the models that an annotation names, through unions, optionals and tuples."""
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return [annotation]
-    return [model for argument in typing.get_args(annotation) for model in _models_in(argument)]
-
-
-def _override(file: YamlFile, setting: str) -> None:
-    """Apply one `dotted.key=value`; a fault is noted like those of the file."""
-    key, equals, text = setting.partition("=")
-    if not (equals and key.strip()):
-        file.faults.append(Fault(0, (), f"{setting!r} is not of the form key=value"))
-        return
-    path: KeyPath = tuple(
-        int(part) if part.isdecimal() else part for part in key.replace("[", ".").replace("]", "").split(".")
-    )
-    try:
-        file.values = _with(file.values, path, parse_scalar(text))
-        file.lines = {known: line for known, line in file.lines.items() if known[: len(path)] != path}
-        for depth in range(1, len(path) + 1):
-            file.lines.setdefault(path[:depth], 0)
-    except (ValueError, TypeError, IndexError, KeyError) as error:
-        file.faults.append(Fault(0, path, f"cannot be set: {error}"))
-
-
-def _with(values: Any, path: KeyPath, value: Any) -> Any:
-    """Return a copy of nested dicts and lists with one value replaced."""
-    if not path:
-        return value
-    first, rest = path[0], path[1:]
-    if isinstance(values, list):
-        if not isinstance(first, int) or first >= len(values):
-            raise ValueError(f"a list of {len(values)} has no entry {first!r}")
-        return [_with(child, rest, value) if k == first else child for k, child in enumerate(values)]
-    if values is not None and not isinstance(values, dict):
-        raise ValueError(f"{first!r} lies below a value, {values!r}")
-    return {**(values or {}), str(first): _with((values or {}).get(str(first)), rest, value)}
-
-
-def _sweep_axes(part: type[BaseModel], values: Any, path: KeyPath) -> dict[KeyPath, list[Any]]:
-    """Return the places that hold a list where a single value is expected, with those values."""
-    axes: dict[KeyPath, list[Any]] = {}
-    for name, field in part.model_fields.items():
-        value = values.get(name) if isinstance(values, dict) else None
-        here = (*path, name)
-        models = _models_in(field.annotation)
-        if isinstance(value, list) and value and not _takes_list(field.annotation):
-            axes[here] = value
-        elif isinstance(value, dict) and models and not _takes_list(field.annotation):
-            kind = value.get("kind")
-            for model in models:
-                tag = model.model_fields.get("kind")
-                if tag is None or kind in typing.get_args(tag.annotation):
-                    axes |= _sweep_axes(model, value, here)
-    return axes
-
-
-def _takes_list(annotation: Any) -> bool:
-    origin = typing.get_origin(annotation)
-    if origin in (typing.Union, types.UnionType, Annotated):
-        return any(_takes_list(argument) for argument in typing.get_args(annotation))
-    return origin in (tuple, list)
-
-
-def dump_scenario(scenario: Scenario) -> str:
-    """Return the resolved scenario as YAML that `load_scenario` reads back."""
-    return yaml.dump(scenario.model_dump(mode="json"), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=110)
-
-
-class _Dumper(yaml.SafeDumper):
-    """Quotes text such as `1e-4`, which `read_yaml` takes for a number though PyYAML does not."""
-
-
-_Dumper.add_implicit_resolver("tag:yaml.org,2002:float", NUMBER, None)

@@ -17,7 +17,7 @@ from typing import Protocol, runtime_checkable
 
 from roadbits.codecs.catalogue import codec_named
 from roadbits.codecs.codec import OperatingPoint
-from roadbits.fleet.cameras.frame import Frame, FrameSource
+from roadbits.fleet.cameras.frame import DataError, Frame, FrameSource
 from roadbits.fleet.links import link_for
 from roadbits.fleet.scenario import Device, Scenario
 from roadbits.fleet.seeds import Purpose, generator_for
@@ -190,7 +190,7 @@ class _Lane:
         )
         if self._encoder_free_us > now_us + self._interval_us:
             return replace(upload, reason="encoder busy")
-        payload = self._codec.encode(frame.image, self._point)
+        payload = self._encode(frame)
         encode_s = encode_seconds(self._fleet.device, self._arm.codec, height, width)
         ready_us = max(now_us, self._encoder_free_us) + _us(encode_s)
         self._encoder_free_us = ready_us
@@ -201,6 +201,14 @@ class _Lane:
             return replace(upload, reason="send buffer full")
         return self._send(upload, payload)
 
+    def _encode(self, frame: Frame) -> bytes:
+        try:
+            return self._codec.encode(frame.image, self._point)
+        except ValueError as error:
+            raise DataError(
+                f"vehicle {self._vehicle}, frame {frame.index} of {frame.camera}, {self._arm.key}: {error}"
+            ) from error
+
     def _send(self, upload: Upload, payload: bytes) -> Upload:
         """Queue a payload and draw what goes wrong with it on the way."""
         faults = self._fleet.faults
@@ -210,9 +218,10 @@ class _Lane:
             faults.corrupt_probability,
             faults.duplicate_probability,
         )
-        copies = 2 if twice else 1
-        arrivals = [self._link.offer(upload.ready_us, len(payload)) for _ in range(copies)]
+        arrivals = [self._link.offer(upload.ready_us, len(payload)) for _ in range(2 if twice else 1)]
         self._in_flight += [(arrival, len(payload)) for arrival in arrivals]
+        # A second copy that the closing links cut off did not travel.
+        copies = max(1, sum(arrival <= self._close_us for arrival in arrivals))
         upload = replace(upload, arrival_us=arrivals[0], payload_bytes=copies * len(payload), copies=copies)
         if arrivals[0] > self._close_us:
             return replace(upload, fate="backlog")

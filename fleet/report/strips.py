@@ -22,7 +22,7 @@ from roadbits.codecs.metrics import psnr
 from roadbits.fleet.archive import Archive, Arrays
 from roadbits.fleet.cameras.classes import ClassSet
 from roadbits.fleet.plan import Plan, shown_positions
-from roadbits.fleet.scenario import load_scenario
+from roadbits.fleet.scenario_file import load_scenario
 from roadbits.fleet.sources import classes_of
 from roadbits.fleet.vehicle import Arm
 from roadbits.fleet.yaml_file import YamlFileError

@@ -15,7 +15,7 @@ import pytest
 
 from roadbits.fleet.backend import LocalBackend
 from roadbits.fleet.run import Run
-from roadbits.fleet.scenario import load_scenario
+from roadbits.fleet.scenario_file import load_scenario
 
 pytestmark = pytest.mark.ray
 
@@ -39,7 +39,7 @@ address = os.environ.get("TEST_ADDRESS")
 prepare_ray(start_own=address is None)
 from roadbits.fleet.actors import RayBackend
 from roadbits.fleet.run import Run
-from roadbits.fleet.scenario import load_scenario
+from roadbits.fleet.scenario_file import load_scenario
 """
 
 RUN = (

@@ -4,7 +4,7 @@ import pytest
 
 from roadbits.downstream.setups import Setup
 from roadbits.fleet.plan import MeasuringJob, Plan, TrainingJob, shown_positions
-from roadbits.fleet.scenario import load_scenario
+from roadbits.fleet.scenario_file import load_scenario
 from roadbits.fleet.vehicle import Arm
 
 SMOKE = Path(__file__).parents[2] / "scenarios" / "smoke.yaml"

@@ -18,7 +18,8 @@ from roadbits.fleet.cameras.frame import DataError
 from roadbits.fleet.collection import OtherCollectionError
 from roadbits.fleet.results import Results, read_results
 from roadbits.fleet.run import Run, RunError
-from roadbits.fleet.scenario import Scenario, load_scenario
+from roadbits.fleet.scenario import Scenario
+from roadbits.fleet.scenario_file import load_scenario
 
 SMOKE = Path(__file__).parents[2] / "scenarios" / "smoke.yaml"
 SMALL = ("fleet.vehicles=2", "cameras.frames_per_vehicle=4", "cameras.test_frames=2", "downstream.seeds=[0]")
@@ -137,6 +138,7 @@ def test_missing_data_folder_says_which_and_how_to_point_at_it(tmp_path: Path) -
     (scenario,) = load_scenario(camvid, (f"cameras.path={tmp_path / 'nowhere'}",))
     with pytest.raises(DataError, match="nowhere"):
         Run(scenario, tmp_path / "run", LocalBackend, quiet=True).execute()
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_fleet_whose_frames_all_get_lost_still_reports(tmp_path: Path) -> None:
@@ -153,7 +155,7 @@ from pathlib import Path
 from roadbits.fleet import stages
 from roadbits.fleet.backend import LocalBackend
 from roadbits.fleet.run import Run
-from roadbits.fleet.scenario import load_scenario
+from roadbits.fleet.scenario_file import load_scenario
 from roadbits.fleet.store import Store
 
 kill_after, folder, scenario, *settings = sys.argv[1:]

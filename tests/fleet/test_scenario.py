@@ -7,15 +7,8 @@ import yaml
 
 from roadbits.codecs.catalogue import codec_named
 from roadbits.fleet.cameras.street import DOMAINS
-from roadbits.fleet.scenario import (
-    ConstantUplink,
-    DataSetCameras,
-    Scenario,
-    StreetCameras,
-    TwoStateUplink,
-    dump_scenario,
-    load_scenario,
-)
+from roadbits.fleet.scenario import ConstantUplink, DataSetCameras, Scenario, StreetCameras, TwoStateUplink
+from roadbits.fleet.scenario_file import dump_scenario, load_scenario
 from roadbits.fleet.yaml_file import YamlFileError
 
 SHIPPED = sorted((Path(__file__).parents[2] / "scenarios").glob("*.yaml"))

@@ -11,7 +11,7 @@ import yaml
 from roadbits.fleet.archive import ArraysWriter, FrameNote, write_notes
 from roadbits.fleet.plan import Plan
 from roadbits.fleet.results import DownstreamRow, Results, Timeline, UploadRow
-from roadbits.fleet.scenario import load_scenario
+from roadbits.fleet.scenario_file import load_scenario
 
 HEIGHT, WIDTH, TRAIN_FRAMES, TEST_FRAMES = 64, 96, 6, 4
 

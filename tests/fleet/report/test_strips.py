@@ -13,7 +13,7 @@ from roadbits.fleet.archive import Archive, Arrays
 from roadbits.fleet.plan import Plan
 from roadbits.fleet.report.strips import StripsMissing, gallery_of, picture, spaced_arms
 from roadbits.fleet.results import Results
-from roadbits.fleet.scenario import load_scenario
+from roadbits.fleet.scenario_file import load_scenario
 from roadbits.fleet.vehicle import Arm
 
 ARMS = {Arm("jpeg", "quality=10"): 0.25, Arm("jpeg", "quality=40"): 0.75, Arm("webp", "quality=10"): 0.2}
