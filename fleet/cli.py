@@ -1,4 +1,4 @@
-"""The command line: `roadbits run | check | report | encode | decode | rd | codecs`.
+"""The command line: `roadbits run | check | report | encode | decode | rd | codecs | bench`.
 
 Exit codes: 0 done, 2 wrong use or a bad scenario, 3 the run failed, 130 interrupted. Results go to stdout, bars and
 messages to stderr.
@@ -8,6 +8,7 @@ Not here: any work; heavy imports wait until a command needs them.
 
 import functools
 import json
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -64,7 +65,8 @@ def _exit_codes(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def main() -> None:
-    """Run the command line."""
+    """Run the command line; a polite request to end counts as Ctrl-C."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     cli(prog_name="roadbits")
 
 
@@ -270,3 +272,20 @@ def codecs() -> None:
 
     for codec in STILL_CODECS:
         click.echo(f"{codec.name:<12} {'  '.join(map(str, codec.points))}")
+
+
+@cli.command()
+@click.option("--workers", type=click.IntRange(min=1), default=2, show_default=True, help="Ray workers.")
+@_exit_codes
+def bench(workers: int) -> None:
+    """Measure deliveries, frames per second and cold starts on this machine; a few minutes."""
+    from roadbits.fleet.bench import bench as figures
+
+    file = _scenario_path("bench")
+    (scenario,) = load_scenario(file)
+    ray = _backend("ray", None, workers)
+    try:
+        for figure in figures(scenario, file, ray, workers):
+            click.echo(f"{figure.name:<48} {figure.value:>14,.2f} {figure.unit}")
+    finally:
+        ray.close()
