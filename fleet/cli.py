@@ -20,7 +20,7 @@ from roadbits.codecs.bitstream import BitstreamError
 from roadbits.fleet.backend import Backend, BackendError, LocalBackend
 from roadbits.fleet.cameras.frame import DataError
 from roadbits.fleet.collection import OtherCollectionError
-from roadbits.fleet.ray_environment import prepare_ray
+from roadbits.fleet.ray_environment import loopback_works, prepare_ray
 from roadbits.fleet.results import Results, ResultsError
 from roadbits.fleet.run import Run, RunError
 from roadbits.fleet.scenario_file import load_scenario
@@ -80,7 +80,9 @@ def cli() -> None:
 @click.argument("scenario")
 @click.option("--out", type=click.Path(path_type=Path, file_okay=False), help="The run's folder. Default: runs/NAME.")
 @click.option("--resume", is_flag=True, help="Go on with the run in that folder; redo only what is missing.")
-@click.option("--backend", type=click.Choice(["ray", "local"]), default="ray", show_default=True)
+@click.option(
+    "--backend", type=click.Choice(["ray", "local"]), help="Default: ray, or local without a loopback network."
+)
 @click.option("--address", help="Join this Ray cluster instead of starting one, for example auto or 10.0.0.1:6379.")
 @click.option("--workers", type=click.IntRange(min=1), help="Ray workers. Default: one per processor.")
 @click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Override a scenario's key. Repeatable.")
@@ -90,7 +92,7 @@ def run(
     scenario: str,
     out: Path | None,
     resume: bool,
-    backend: str,
+    backend: str | None,
     address: str | None,
     workers: int | None,
     settings: tuple[str, ...],
@@ -110,9 +112,18 @@ def run(
         _write_report(folders, top / "report.html")
 
 
-def _backend(name: str, address: str | None, workers: int | None) -> Backend:
+def _backend(name: str | None, address: str | None, workers: int | None) -> Backend:
+    if name is None and address is None and not loopback_works():
+        click.echo(
+            "roadbits: no loopback network, which Ray needs: running in this process, to the same results", err=True
+        )
+        name = "local"
     if name == "local":
         return LocalBackend()
+    if address is None and not loopback_works():
+        raise BackendError(
+            "Ray cannot be started without a loopback network (127.0.0.1); --backend local works without"
+        )
     prepare_ray(start_own=address is None)
     from roadbits.fleet.actors import RayBackend
 

@@ -9,6 +9,7 @@ Not here: Ray itself (`actors`).
 
 import os
 import secrets
+import socket
 import sys
 
 
@@ -30,3 +31,16 @@ def prepare_ray(start_own: bool) -> None:
     os.environ["RAY_AUTH_MODE"] = "token"
     if not os.environ.get("RAY_AUTH_TOKEN_PATH"):
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+
+
+def loopback_works() -> bool:
+    """Return whether processes on this machine can reach each other over 127.0.0.1, without which Ray cannot start."""
+    with socket.socket() as listener, socket.socket() as caller:
+        try:
+            listener.bind(("127.0.0.1", 0))
+            listener.listen(1)
+            caller.settimeout(2)
+            caller.connect(listener.getsockname())
+        except OSError:
+            return False
+    return True

@@ -14,10 +14,14 @@ from pathlib import Path
 import pytest
 
 from roadbits.fleet.backend import LocalBackend
+from roadbits.fleet.ray_environment import loopback_works
 from roadbits.fleet.run import Run
 from roadbits.fleet.scenario_file import load_scenario
 
-pytestmark = pytest.mark.ray
+pytestmark = [
+    pytest.mark.ray,
+    pytest.mark.skipif(not loopback_works(), reason="Ray needs a loopback network (127.0.0.1), which is down here"),
+]
 
 SMOKE = Path(__file__).parents[2] / "scenarios" / "smoke.yaml"
 SETTINGS = (

@@ -1,0 +1,48 @@
+"""The README and the scenarios' README say what is there."""
+
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from roadbits.fleet.cli import cli
+from roadbits.fleet.scenario_file import load_scenario
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+SCENARIOS = sorted((ROOT / "scenarios").glob("*.yaml"))
+
+
+def test_ci_runs_the_readme_s_test_command_word_for_word() -> None:
+    command = "python3 -m venv .venv && .venv/bin/pip install -q -e '.[test]' && .venv/bin/python -m pytest"
+    assert f"    {command}\n" in README
+    assert f"\n{command}\n" in (ROOT / ".ci" / "run").read_text()
+
+
+@pytest.mark.parametrize("command", sorted(cli.commands))
+def test_every_command_is_in_the_readme_and_explains_itself(command: str) -> None:
+    assert f"    roadbits {command}" in README
+    done = CliRunner().invoke(cli, [command, "--help"])
+    assert done.exit_code == 0
+    assert len(done.output.splitlines()) > 3
+
+
+def test_every_folder_and_file_the_readme_maps_exists() -> None:
+    tree = README.split("## The folders")[1].split("Packages import")[0]
+    folder = ""
+    for line in filter(None, map(str.rstrip, tree.splitlines())):
+        indent, words = len(line) - len(line.lstrip()), line.split()
+        if indent == 4:
+            folder = words[0]
+            assert (ROOT / folder).is_dir(), words[0]
+        else:
+            for name in (word for word in words if word.endswith((".py", "/")) and indent == 6):
+                assert (ROOT / folder / name).exists(), f"{folder}{name}"
+
+
+@pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda path: path.stem)
+def test_every_scenario_is_in_the_scenarios_readme_and_has_its_file_s_name(scenario: Path) -> None:
+    assert f"`{scenario.stem}`" in (ROOT / "scenarios" / "README.md").read_text()
+    (words,) = load_scenario(scenario)
+    assert words.name == scenario.stem
+    assert words.question
