@@ -5,6 +5,8 @@ from types import ModuleType
 
 import pytest
 
+from roadbits.fleet import cli
+from roadbits.fleet.backend import BackendError, LocalBackend
 from roadbits.fleet.ray_environment import prepare_ray
 
 VARIABLES = (
@@ -77,3 +79,10 @@ def test_preparing_imports_no_ray() -> None:
     program = "import sys, roadbits.fleet.cli as cli; cli.prepare_ray(True); print('ray' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd="/tmp")
     assert done.stdout == "False\n"
+
+
+def test_without_loopback_the_default_is_to_run_without_ray(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cli, "loopback_works", lambda: False)
+    assert isinstance(cli._backend(None, None, None), LocalBackend)
+    with pytest.raises(BackendError, match="loopback"):
+        cli._backend("ray", None, None)
