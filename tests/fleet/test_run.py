@@ -123,14 +123,14 @@ def test_resuming_another_collection_is_refused(whole: tuple[Path, Results]) -> 
 
 
 def test_a_folder_in_use_is_refused(tmp_path: Path) -> None:
-    class Nested(LocalBackend):
-        def __init__(self) -> None:
+    class Intruded(LocalBackend):
+        def map(self, function: Callable[[Any], Any], items: Iterable[Any]) -> Iterator[Any]:
             with pytest.raises(RunError, match="another process"):
                 execute(tmp_path, *SMALLER, resume=True)
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        Run(smoke(*SMALLER), tmp_path, Nested, quiet=True).execute(resume=True)
+        Run(smoke(*SMALLER), tmp_path, Intruded, quiet=True).execute()
 
 
 def test_missing_data_folder_says_which_and_how_to_point_at_it(tmp_path: Path) -> None:
