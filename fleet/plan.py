@@ -27,6 +27,11 @@ class TrainingJob:
     arm: Arm | None
     seed: int
 
+    @property
+    def frames_name(self) -> str:
+        """What it trains on, for people: `originals` or the arm's key."""
+        return self.arm.key if self.arm else "originals"
+
 
 @dataclass(frozen=True)
 class MeasuringJob:

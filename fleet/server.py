@@ -146,6 +146,8 @@ class Server:
                     (folder / "segmenter.safetensors").write_bytes(trained.weights)
                     (folder / "losses.json").write_text(json.dumps(trained.losses))
                 progress(position, words.steps, trained.losses[-1])
+                name = todo[position].frames_name
+                self._display.say(f"trained on {name}, seed {todo[position].seed}: loss {trained.losses[-1]:.3f}")
 
     def _can_train(self, job: TrainingJob) -> bool:
         return job.arm is None or len(self._positions(job.arm)) > 0
