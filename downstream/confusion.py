@@ -1,8 +1,8 @@
 """Mean intersection over union from an integer confusion matrix.
 
 Source: the definition of PASCAL VOC (Everingham 2010), IoU = TP / (TP + FP + FN), each summed over all pixels of the
-test set before dividing. A class that occurs neither in the labels nor in the predictions has no IoU and is left out
-of the mean; `present` says which classes counted.
+test set before dividing. A class that occurs in no label has no IoU and is left out of the mean, so that the mean is
+over the same classes whatever was predicted; wrongly predicting it still costs the class it was taken for.
 
 Not here: per-image means, boundary metrics.
 """
@@ -54,19 +54,19 @@ class Confusion:
 
     @property
     def present(self) -> NDArray[np.bool_]:
-        """Bool (K,): the classes that occur in a label or a prediction."""
-        occurs: NDArray[np.bool_] = (self.counts.sum(0) + self.counts.sum(1)) > 0
+        """Bool (K,): the classes that occur in a label, which do not depend on the segmenter."""
+        occurs: NDArray[np.bool_] = self.counts.sum(1) > 0
         return occurs
 
     def iou(self) -> NDArray[np.float64]:
-        """Return the IoU of each class, float64 (K,) in 0..1; NaN for a class that does not occur."""
+        """Return the IoU of each class, float64 (K,) in 0..1; NaN for a class that no label holds."""
         hits = np.diagonal(self.counts).astype(np.float64)
         union = self.counts.sum(0) + self.counts.sum(1) - hits
-        ratio: NDArray[np.float64] = np.divide(hits, union, out=np.full(len(hits), np.nan), where=union > 0)
+        ratio: NDArray[np.float64] = np.divide(hits, union, out=np.full(len(hits), np.nan), where=self.present)
         return ratio
 
     def miou(self) -> float:
-        """Return the mean IoU of the classes that occur.
+        """Return the mean IoU of the classes that occur in a label.
 
         Raises:
             ValueError: if no labelled pixel was counted.

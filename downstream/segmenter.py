@@ -86,10 +86,16 @@ class Segmenter(nn.Module):
         return logits[..., :height, :width].float()
 
 
+def reduced_precision(device: torch.device) -> torch.autocast:
+    """Return the context in which networks compute: bfloat16, but float32 on a processor that would be slower in it."""
+    gains = device.type != "cpu" or torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    return torch.autocast(device.type, torch.bfloat16, enabled=gains)
+
+
 def predict(segmenter: Segmenter, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """Return the predicted class ids uint8 (H, W) of an image uint8 (H, W, 3)."""
     device = next(segmenter.parameters()).device
     x = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))[None].to(device)
-    with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16):
+    with torch.inference_mode(), reduced_precision(device):
         classes = segmenter.eval()(x).argmax(1)[0]
     return cast(NDArray[np.uint8], classes.to(torch.uint8).cpu().numpy())

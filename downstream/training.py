@@ -1,7 +1,8 @@
 """Training a segmenter on labelled frames: cross-entropy over random crops and flips, bfloat16, one-cycle AdamW.
 
-The result is a function of the frames, the recipe, the seed and the number of threads; nothing else, so a training may
-be retried anywhere. Crops keep the camera's resolution: a resize would blur away the very artefacts that are measured.
+The result is a function of the frames, the recipe, the seed and the number of threads, so a training may be retried on
+any machine of the same kind of processor and the same version of torch. Crops keep the camera's resolution: a resize
+would blur away the very artefacts that are measured.
 
 Not here: networks (`segmenter`), the setups that say which frames train and which test (`setups`).
 """
@@ -14,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional
 
-from roadbits.downstream.segmenter import Segmenter, SegmenterSpec
+from roadbits.downstream.segmenter import Segmenter, SegmenterSpec, reduced_precision
 
 IGNORED = 255
 
@@ -41,7 +42,7 @@ class TrainingSpec:
     encoder_rate: float = 0.5
     weight_decay: float = 1e-2
     class_balance: float = 0.25
-    threads: int = 2
+    threads: int = 1
 
 
 class TrainingDiverged(Exception):
@@ -89,7 +90,7 @@ def train_segmenter(
     weights = _class_weights(labels, num_classes, recipe.class_balance).to(device)
     for step in range(1, recipe.steps + 1):
         x, y = _batch(images, labels, num_classes, recipe, generator)
-        with torch.autocast(device.type, torch.bfloat16):
+        with reduced_precision(device):
             logits = segmenter(x.to(device))
         loss = _cross_entropy(logits, y.to(device), weights)
         optimiser.zero_grad()

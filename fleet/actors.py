@@ -23,6 +23,7 @@ _JOBS_PER_ACTOR = 2
 """One under way and one waiting: enough to keep an actor busy, little enough to bound memory."""
 _REPORT_EVERY_S = 1.0
 _CONNECT_S = 5.0
+_READY_S = 60.0
 _Stored = TypeVar("_Stored")
 
 
@@ -43,6 +44,9 @@ class _Platoon:
     def run(self, function: Callable[[Any], Any], item: Any) -> Any:
         """Compute one job."""
         return function(item)
+
+    def ready(self) -> None:
+        """Answer, which an actor can only do once it has a processor."""
 
 
 class _Board:
@@ -122,8 +126,8 @@ class RayBackend:
     ) -> Iterator[tuple[int, Result]]:
         """Yield each result as it ends; as many run at once as workers and processors allow."""
         self._dismiss()
-        task = _remote(ray).remote(_train).options(num_cpus=min(threads, self._cpus), max_retries=3)
-        board = _remote(ray).remote(_Board).options(num_cpus=0).remote()
+        task = _remote(ray).remote(_train).options(**self._share_of_a_node(threads), max_retries=3)
+        board = _remote(ray).remote(_Board).options(num_cpus=0, max_restarts=-1, max_task_retries=-1).remote()
         waiting = deque(enumerate(items))
         running: dict[Any, int] = {}
         while waiting or running:
@@ -136,6 +140,14 @@ class RayBackend:
             for reference in ended:
                 yield running.pop(reference), _get(reference)
         ray.kill(board)
+
+    def _share_of_a_node(self, threads: int) -> dict[str, float]:
+        """Return what a training asks for: its threads, as far as any node has them, and a GPU where there are any."""
+        nodes = [node["Resources"] for node in _remote(ray).nodes() if node["Alive"]]
+        return {
+            "num_cpus": min(threads, max(node.get("CPU", 0) for node in nodes)),
+            "num_gpus": float(any(node.get("GPU", 0) >= 1 for node in nodes)),
+        }
 
     def share(self, value: Value) -> Shared[Value]:
         """Put a value into the object store."""
@@ -151,7 +163,14 @@ class RayBackend:
         if not self._pool:
             platoon = _remote(ray).remote(_Platoon).options(max_restarts=-1, max_task_retries=-1, num_cpus=1)
             size = min(self.workers, max(1, self._cpus))
-            self._pool = [platoon.remote() for _ in range(size)]
+            waiting = [platoon.remote() for _ in range(size)]
+            answers = {actor.ready.remote(): actor for actor in waiting}
+            ready, late = ray.wait([*answers], num_returns=size, timeout=_READY_S)
+            for answer in late:
+                ray.kill(answers[answer])
+            if not ready:
+                raise BackendError(f"no processor of the Ray cluster became free within {_READY_S:.0f} s")
+            self._pool = [answers[answer] for answer in ready]
         return self._pool
 
     def _dismiss(self) -> None:

@@ -23,6 +23,7 @@ from roadbits.fleet.collection import OtherCollectionError
 from roadbits.fleet.ray_environment import loopback_works, prepare_ray
 from roadbits.fleet.results import Results, ResultsError
 from roadbits.fleet.run import Run, RunError
+from roadbits.fleet.scenario import Scenario
 from roadbits.fleet.scenario_file import load_scenario
 from roadbits.fleet.store import StoreError
 from roadbits.fleet.uplink import UplinkError
@@ -57,9 +58,9 @@ def _exit_codes(command: Callable[..., None]) -> Callable[..., None]:
         except (StoreError, BackendError, BitstreamError) as error:
             _fail(error, _FAILED)
         except OSError as error:
-            _fail(f"{error}; nothing that was stored is lost", _FAILED)
+            _fail(error, _WRONG_USE if isinstance(error, FileNotFoundError | IsADirectoryError) else _FAILED)
         except KeyboardInterrupt:
-            _fail("interrupted; add --resume to go on", _INTERRUPTED)
+            _fail("interrupted", _INTERRUPTED)
 
     return wrapped
 
@@ -99,15 +100,28 @@ def run(
     quiet: bool,
 ) -> None:
     """Run SCENARIO: the name of a shipped one, or a YAML file. A sweep runs its variants one after the other."""
-    if address is not None and backend == "local":
-        raise click.UsageError("--address joins a Ray cluster, which --backend local does without")
+    if backend == "local" and (address or workers):
+        raise click.UsageError("--address and --workers are Ray's, which --backend local does without")
     scenarios = load_scenario(_scenario_path(scenario), settings)
     sweep = len(scenarios) > 1
     top = out or Path("runs") / (_scenario_path(scenario).stem if sweep else scenarios[0].name)
     folders = [top / each.name if sweep else top for each in scenarios]
-    for each, folder in zip(scenarios, folders, strict=True):
-        results = Run(each, folder, functools.partial(_backend, backend, address, workers), quiet).execute(resume)
-        _show(results, [folder], folder / "report.html")
+    opened: list[Backend] = []
+
+    def backend_for_all() -> Backend:
+        opened.extend([] if opened else [_backend(backend, address, workers)])
+        return opened[0]
+
+    try:
+        for each, folder in zip(scenarios, folders, strict=True):
+            _show(Run(each, folder, backend_for_all, quiet).execute(resume), folder)
+    except OSError as error:
+        _fail(f"{error}; what was stored is safe: mend it and add --resume", _FAILED)
+    except KeyboardInterrupt:
+        _fail("interrupted; add --resume to go on", _INTERRUPTED)
+    finally:
+        for backend_opened in opened:
+            backend_opened.close()
     if sweep:
         _write_report(folders, top / "report.html")
 
@@ -130,13 +144,13 @@ def _backend(name: str | None, address: str | None, workers: int | None) -> Back
     return RayBackend(workers, address)
 
 
-def _show(results: Results, folders: list[Path], page: Path) -> None:
+def _show(results: Results, folder: Path) -> None:
     from rich.console import Console
 
     from roadbits.fleet.report.terminal import print_results
 
     print_results(results, Console(width=None if sys.stdout.isatty() else 140))
-    _write_report(folders, page)
+    _write_report([folder], folder / "report.html")
 
 
 def _write_report(folders: list[Path], page: Path) -> None:
@@ -174,6 +188,7 @@ def check(scenarios: tuple[str, ...], settings: tuple[str, ...]) -> None:
         try:
             for scenario in load_scenario(_scenario_path(name), settings):
                 lines = [*Plan(scenario).describe(), *forecast(scenario)]
+                _check_network(scenario)
                 click.echo(f"{scenario.name}: {scenario.question or 'no question given'}")
                 for line in lines:
                     click.echo(f"  {line}")
@@ -181,6 +196,19 @@ def check(scenarios: tuple[str, ...], settings: tuple[str, ...]) -> None:
             faults.append(str(error))
     if faults:
         _fail("\n".join(faults), _WRONG_USE)
+
+
+def _check_network(scenario: Scenario) -> None:
+    """Refuse a segmenter that cannot be built, which a run would find out only after its collection."""
+    if scenario.downstream is None:
+        return
+    from roadbits.downstream.segmenter import Segmenter
+    from roadbits.fleet.learning import network_of
+
+    try:
+        Segmenter(network_of(scenario.downstream, scenario.downstream.pretrained), num_classes=2)
+    except ValueError as error:
+        raise RunError(f"{scenario.name}: downstream: {error}") from error
 
 
 @cli.command()
@@ -256,7 +284,7 @@ def rd(images: Path, names: str, json_file: Path | None, max_images: int | None)
     from rich.console import Console
 
     from roadbits.codecs.catalogue import codec_named
-    from roadbits.codecs.image import list_images, read_image
+    from roadbits.codecs.image import ImageFileError, list_images, read_image
     from roadbits.codecs.rate_distortion import bd_rates, measure_all
     from roadbits.fleet.progress import Display
     from roadbits.fleet.report.rd_table import print_rd, rd_json
@@ -268,8 +296,13 @@ def rd(images: Path, names: str, json_file: Path | None, max_images: int | None)
     files = list_images(images)
     if max_images and len(files) > max_images:
         files = [files[k * len(files) // max_images] for k in range(max_images)]
-    with Display().bar("measure", sum(len(codec.points) for codec in codecs)) as bar:
-        points = measure_all(codecs, lambda: map(read_image, files), lambda _: bar.advance())
+    if json_file and not json_file.parent.is_dir():
+        raise click.UsageError(f"--json {json_file}: no folder {json_file.parent}")
+    try:
+        with Display().bar("measure", sum(len(codec.points) for codec in codecs)) as bar:
+            points = measure_all(codecs, lambda: map(read_image, files), lambda _: bar.advance())
+    except ValueError as error:
+        raise ImageFileError(f"{images}: a codec cannot take one of the images: {error}") from error
     rates = bd_rates(points)
     print_rd(points, rates, Console(width=None if sys.stdout.isatty() else 120))
     if json_file:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from safetensors.torch import load, save
 
 from roadbits.downstream.confusion import Confusion
+from roadbits.downstream.pretrained import PretrainedWeightsError
 from roadbits.downstream.segmenter import Segmenter, SegmenterSpec, predict
 from roadbits.downstream.training import TrainingDiverged, TrainingSpec, train_segmenter
 from roadbits.fleet.backend import BackendError, Report, Shared
@@ -108,7 +109,7 @@ def train(job: Training, report: Report) -> Trained:
     network = network_of(words, words.pretrained)
     try:
         segmenter = train_segmenter(frames.images, frames.labels, job.num_classes, network, recipe, job.seed, note)
-    except (ValueError, TrainingDiverged) as error:
+    except (ValueError, TrainingDiverged, PretrainedWeightsError) as error:
         raise BackendError(f"a segmenter of seed {job.seed} cannot be trained: {error}") from error
     tensors = {name: tensor.cpu().contiguous() for name, tensor in segmenter.state_dict().items()}
     return Trained(save(tensors), losses)

@@ -3,6 +3,7 @@
 Not here: delivery (`uplink`), reading and generating traces (`traces`).
 """
 
+from functools import lru_cache
 from pathlib import Path
 from typing import assert_never
 
@@ -22,7 +23,12 @@ def trace_for(fleet: words.Fleet, seed: int, vehicle: int) -> Trace:
     Raises:
         UplinkError: if a trace file cannot be read or nothing can pass.
     """
-    match fleet.uplink:
+    return _trace(fleet.uplink, seed, vehicle)
+
+
+@lru_cache(maxsize=256)
+def _trace(uplink: words.Uplink, seed: int, vehicle: int) -> Trace:
+    match uplink:
         case words.ConstantUplink(rate_mbps=rate):
             return Trace.constant(rate)
         case words.TraceFileUplink(path=path):

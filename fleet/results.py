@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from pydantic import TypeAdapter
 
 from roadbits.fleet.store import Record
 from roadbits.fleet.uplink import US_PER_S
@@ -93,7 +94,7 @@ class DownstreamRow:
         bpp: of the arm's uploads; OO and OC repeat for each arm, so that every arm has all its setups.
         miou: mean over the classes that occur, 0..1.
         per_class_iou: of the classes that occur.
-        absent: classes that occur neither in labels nor in predictions, left out of the mean.
+        absent: classes that no test label holds, left out of the mean.
         restorer: which restorer made the training frames; null without one.
         train_frames: that trained the segmenter.
         test_frames: that it was measured on.
@@ -160,23 +161,11 @@ def read_results(run_folder: Path) -> Results:
     """
     path = run_folder / "results.json"
     try:
-        data = json.loads(path.read_text())
-        uploads = [UploadRow(**{**row, "timeline": Timeline(**row["timeline"])}) for row in data["uploads"]]
-        downstream = [DownstreamRow(**row) for row in data["downstream"]]
-        return Results(
-            data["scenario"],
-            data["seed"],
-            uploads,
-            downstream,
-            data["adaptation"],
-            data["notes"],
-            data["timings_s"],
-            data["question"],
-        )
+        return TypeAdapter(Results).validate_json(path.read_text(), strict=True)
     except OSError as error:
         raise ResultsError(f"{path}: cannot be read: {error}; has the run finished?") from error
-    except (ValueError, TypeError, KeyError) as error:
-        raise ResultsError(f"{path}: is no results file of this version: {error!r}") from error
+    except ValueError as error:
+        raise ResultsError(f"{path}: is no results file of this version: {error}") from error
 
 
 @dataclass(frozen=True)
@@ -234,8 +223,12 @@ def summarise(
 
 
 def _timeline(rows: Sequence[Record]) -> Timeline:
-    """Return deliveries and backlog at evenly spaced times until the last thing that happens."""
-    end_us = max([row.arrival_us or row.ready_us for row in rows], default=0)
+    """Return deliveries and backlog at evenly spaced times until the last frame arrives or is queued.
+
+    What is still waiting then is the backlog that the closing links leave behind.
+    """
+    arrived = [row.arrival_us for row in rows if row.arrival_us is not None and row.verdict != "backlog"]
+    end_us = max([*arrived, *(row.ready_us for row in rows)], default=0)
     at = np.linspace(0, end_us, _TIMELINE_POINTS)
     arrivals = np.sort([row.arrival_us for row in rows if row.verdict == "delivered" and row.arrival_us is not None])
     waiting = np.zeros(_TIMELINE_POINTS, np.int64)

@@ -29,7 +29,7 @@ class Run:
     """One scenario in one folder."""
 
     def __init__(self, scenario: Scenario, folder: Path, backend: Callable[[], Backend], quiet: bool = False) -> None:
-        """Take what to run, where, how to get a backend, and whether to show no progress bars."""
+        """Take what to run, where, how to get a backend (which stays open), and whether to show no progress bars."""
         self._plan = Plan(scenario)
         self._folder = folder
         self._open_backend = backend
@@ -51,17 +51,16 @@ class Run:
         lengths = drive_lengths(self._plan.scenario)  # names missing data before anything is written
         with self._timed("start"):
             backend = self._open_backend()
-        try:
-            with self._folder_of_our_own(resume), Store(self._folder / "uploads.sqlite") as store:
-                stages = Stages(self._folder / "stages")
-                display = Display(self._folder / "log.jsonl", self._quiet)
-                if not is_collected(self._plan, store):
-                    with self._timed("collect"):
-                        collect(self._plan, lengths, store, backend, display)
-                results = self._serve(stages, store, backend, display)
-                write_whole(self._folder / "results.json", results.to_json().encode())
-        finally:
-            backend.close()
+        with self._folder_of_our_own(resume), Store(self._folder / "uploads.sqlite") as store:
+            collected = is_collected(self._plan, store)
+            write_whole(self._folder / "scenario.yaml", dump_scenario(self._plan.scenario).encode())
+            stages = Stages(self._folder / "stages")
+            display = Display(self._folder / "log.jsonl", self._quiet)
+            if not collected:
+                with self._timed("collect"):
+                    collect(self._plan, lengths, store, backend, display)
+            results = self._serve(stages, store, backend, display)
+            write_whole(self._folder / "results.json", results.to_json().encode())
         return results
 
     def _refuse_finished(self, resume: bool) -> None:
@@ -77,6 +76,7 @@ class Run:
             server.write_originals()
             server.decode()
         if self._plan.scenario.downstream:
+            server.check_labels()
             with self._timed("train"):
                 server.compress_test_frames()
                 server.train()
@@ -86,7 +86,7 @@ class Run:
 
     @contextmanager
     def _folder_of_our_own(self, resume: bool) -> Iterator[None]:
-        """Lock the run's folder and write down what is run in it."""
+        """Lock the run's folder."""
         self._folder.mkdir(parents=True, exist_ok=True)
         with (self._folder / ".lock").open("w") as lock:
             try:
@@ -94,7 +94,6 @@ class Run:
             except OSError:
                 raise RunError(f"another process is working in {self._folder}: wait for it, or end it") from None
             self._refuse_finished(resume)
-            write_whole(self._folder / "scenario.yaml", dump_scenario(self._plan.scenario).encode())
             yield
 
     @contextmanager

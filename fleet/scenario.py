@@ -12,23 +12,32 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validat
 from roadbits.codecs.catalogue import codec_named
 from roadbits.codecs.codec import OperatingPoint
 from roadbits.fleet.cameras.street import DOMAINS
+from roadbits.fleet.uplink import MAX_RATE_MBPS
 
 T = TypeVar("T")
+_PRETRAINED_ENCODER = "tu-tf_efficientnet_lite0"
 Setup = Literal["OO", "CO", "CC", "OC"]
 """Training x test frames, as far as they can be measured without a restorer."""
 
 Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
+Seconds = Annotated[float, Field(gt=0, le=1e7)]
+Wait = Annotated[float, Field(ge=0, le=1e7)]
+Mbps = Annotated[float, Field(gt=0, le=MAX_RATE_MBPS)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
+Side = Annotated[int, Field(ge=16, le=8192)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 
 
 def _expanded(path: str) -> str:
-    """Return a path with `~` and `$VARIABLE` replaced; ROADBITS_DATA falls back to `../shared/data`."""
+    """Return an absolute path with `~` and `$VARIABLE` replaced; ROADBITS_DATA falls back to `../shared/data`.
+
+    Absolute, since the workers of a cluster have folders of their own to begin in.
+    """
     data = os.environ.get("ROADBITS_DATA") or str(Path("..") / "shared" / "data")
     text = path.replace("${ROADBITS_DATA}", data).replace("$ROADBITS_DATA", data)
-    return str(Path(os.path.expandvars(text)).expanduser())
+    return str(Path(os.path.expandvars(text)).expanduser().absolute())
 
 
 def _domain(name: str) -> str:
@@ -53,7 +62,7 @@ def _rising(outage: tuple[float, float]) -> tuple[float, float]:
 
 FilePath = Annotated[str, Field(min_length=1), AfterValidator(_expanded)]
 Domain = Annotated[str, AfterValidator(_domain)]
-Outage = Annotated[tuple[NotNegative, NotNegative], Field(strict=False), AfterValidator(_rising)]
+Outage = Annotated[tuple[Wait, Wait], Field(strict=False), AfterValidator(_rising)]
 
 
 class _Part(BaseModel):
@@ -81,7 +90,7 @@ class StreetCameras(_Part):
     height: int = Field(360, ge=64, le=4096)
     width: int = Field(480, ge=64, le=4096)
     frames_per_vehicle: Count
-    interval_s: Positive = 1.0
+    interval_s: Seconds = 1.0
     test_frames: Count
     test_vehicles: Count = 4
     test_domains: tuple[Domain, ...] | None = Field(None, strict=False)
@@ -101,10 +110,10 @@ class DataSetCameras(_Part):
 
     kind: Literal["camvid", "cityscapes", "kitti", "bdd100k"]
     path: FilePath
-    interval_s: Positive = 1.0
+    interval_s: Seconds = 1.0
     train: str = "train"
     test: str = "val"
-    size: tuple[Count, Count] | None = Field(None, strict=False)
+    size: tuple[Side, Side] | None = Field(None, strict=False)
     max_frames: Count | None = None
 
 
@@ -126,7 +135,7 @@ class FolderCameras(_Part):
     test_images: FilePath | None = None
     test_masks: FilePath | None = None
     classes: Literal["camvid11", "cityscapes19"] = "camvid11"
-    interval_s: Positive = 1.0
+    interval_s: Seconds = 1.0
 
 
 class VideoCameras(_Part):
@@ -140,7 +149,7 @@ class VideoCameras(_Part):
 
     kind: Literal["video"]
     paths: tuple[FilePath, ...] = Field(strict=False, min_length=1)
-    interval_s: Positive = 1.0
+    interval_s: Seconds = 1.0
     max_frames: Count | None = None
 
 
@@ -151,7 +160,7 @@ class ConstantUplink(_Part):
     """A link of one rate."""
 
     kind: Literal["constant"]
-    rate_mbps: Positive
+    rate_mbps: Mbps
 
 
 class TraceFileUplink(_Part):
@@ -165,11 +174,11 @@ class TwoStateUplink(_Part):
     """A generated trace per vehicle: see `roadbits.fleet.traces.TwoState`. The defaults are like LTE while driving."""
 
     kind: Literal["two-state"]
-    median_mbps: Positive = 1.6
-    sigma: NotNegative = 0.7
+    median_mbps: Mbps = 1.6
+    sigma: Annotated[float, Field(ge=0, le=5)] = 0.7
     memory: Share = 0.8
-    mean_coverage_s: Positive = 40.0
-    mean_outage_s: NotNegative = 1.5
+    mean_coverage_s: Seconds = 40.0
+    mean_outage_s: Wait = 1.5
 
 
 Uplink = Annotated[ConstantUplink | TraceFileUplink | TwoStateUplink, Field(discriminator="kind")]
@@ -195,7 +204,7 @@ class Faults(_Part):
     Attributes:
         loss_probability: an upload travels but does not arrive.
         corrupt_probability: it arrives with a flipped bit.
-        duplicate_probability: it is sent twice.
+        duplicate_probability: it is sent twice, and loads the link twice; both copies share one fate.
         outages_s: beginning and end of outages that hit every link, in seconds.
     """
 
@@ -219,8 +228,8 @@ class Fleet(_Part):
     uplink: Uplink
     device: Device
     max_backlog_bytes: Count = 2_000_000
-    deadline_s: Positive = 60.0
-    drain_s: NotNegative = 30.0
+    deadline_s: Seconds = 60.0
+    drain_s: Wait = 30.0
     faults: Faults = Faults()
 
 
@@ -267,7 +276,7 @@ class Downstream(_Part):
         ("OO", "CO", "CC", "OC"), strict=False, min_length=1
     )
     architecture: str = "FPN"
-    encoder: str = "tu-tf_efficientnet_lite0"
+    encoder: str = _PRETRAINED_ENCODER
     pretrained: bool = True
     options: dict[str, int | float | str | bool] = {
         "decoder_pyramid_channels": 128,
@@ -280,6 +289,15 @@ class Downstream(_Part):
     weight_decay: NotNegative = 1e-2
     class_balance: NotNegative = 0.25
     threads: Count = 1
+
+    @model_validator(mode="after")
+    def _has_weights(self) -> Self:
+        if self.pretrained and self.encoder != _PRETRAINED_ENCODER:
+            raise ValueError(
+                f"encoder {self.encoder!r} has no installed ImageNet weights, only {_PRETRAINED_ENCODER!r} has: "
+                "set pretrained to false or choose that encoder"
+            )
+        return self
 
 
 class Scenario(_Part):

@@ -15,6 +15,7 @@ import numpy as np
 from roadbits.downstream.confusion import Confusion
 from roadbits.fleet.archive import Archive, Arrays, ArraysWriter
 from roadbits.fleet.backend import Backend, Shared
+from roadbits.fleet.cameras.frame import DataError
 from roadbits.fleet.decoding import BATCH_FRAMES, Decoded, OnBoard, Uploaded, compress_on_board, decode_uploaded
 from roadbits.fleet.learning import LabelledSet, Measurement, Training
 from roadbits.fleet.learning import measure as measure_segmenter
@@ -52,6 +53,17 @@ class Server:
     def originals(self, split: str) -> Archive:
         """Return a split's originals."""
         return Archive.open(self._stages.folder(self._plan.originals_key(split)))
+
+    def check_labels(self) -> None:
+        """Refuse frames on which nothing can be learned or measured, before hours are spent on them.
+
+        Raises:
+            DataError: if no pixel of a split has a class.
+        """
+        num_classes = len(classes_of(self._plan.scenario.cameras))
+        for split in ("train", "test"):
+            if not any((label < num_classes).any() for label in self.originals(split).labels):
+                raise DataError(f"cameras: no pixel of the {split} frames has a class: are they labelled?")
 
     def decode(self) -> None:
         """Decode what every arm delivered, and measure its distortion; the undecodable is quarantined."""
@@ -203,6 +215,8 @@ class Server:
         """Return everything that was measured."""
         uploads = [self._upload_row(arm) for arm in self._plan.arms]
         downstream = [row for upload in uploads for row in self._downstream_rows(upload)]
+        if downstream and downstream[0].absent:
+            self._note(f"no test label holds {', '.join(downstream[0].absent)}: left out of every mIoU")
         return Results(
             self._plan.scenario.name,
             self._plan.scenario.seed,

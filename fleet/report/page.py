@@ -91,7 +91,7 @@ def _introduction(run: MeasuredRun, is_named: bool) -> Html:
     repeat = join(
         [
             "Repeat it with",
-            element("code", f"roadbits run {results.scenario}"),
+            element("code", f"roadbits run {run.folder / 'scenario.yaml'} --out NEW_DIR"),
             f"(seed {results.seed}{seeds}); the same run has the digest",
             element("code", results.digest, class_="digest"),
         ],

@@ -82,6 +82,16 @@ def train_and_die_once(item, report):
 
 seen = set()
 items = [(sys.argv[2], number) for number in range(2, 5)]
+board_marker = Path(sys.argv[2] + "-board")
+
+class MortalBoard(actors._Board):
+    def note(self, position, step, loss):
+        if not board_marker.exists():
+            board_marker.write_text("x")
+            os.kill(os.getpid(), signal.SIGKILL)
+        super().note(position, step, loss)
+
+actors._Board = MortalBoard
 print("trained", sorted(backend.train(train_and_die_once, items, 1, lambda *note: seen.add(note))))
 
 import subprocess
@@ -131,6 +141,7 @@ def test_digest_is_the_same_with_one_worker(expected: str, tmp_path: Path) -> No
 def test_a_killed_worker_changes_no_result_and_strangers_are_refused(tmp_path: Path) -> None:
     output = python(KILL, str(tmp_path / "map"), str(tmp_path / "train"), str(tmp_path))
     assert (tmp_path / "map").exists() and (tmp_path / "train").exists(), "no worker died"
+    assert (tmp_path / "train-board").exists(), "the board did not die"
     assert f"results {[number * number for number in range(12)]}" in output
     assert "trained [(0, 4), (1, 9), (2, 16)]" in output
     assert re.search(r"stranger [1-9]\d* True", output), output

@@ -177,9 +177,10 @@ def test_an_existing_run_is_not_touched_without_resume() -> None:
 
 
 @pytest.mark.usefixtures("no_run")
-def test_an_address_is_of_no_use_to_the_local_backend() -> None:
-    message = failed(2, "run", scenario(), "--backend", "local", "--address", "auto")
-    assert "--address joins a Ray cluster, which --backend local does without" in message
+@pytest.mark.parametrize("option", [("--address", "auto"), ("--workers", "2")])
+def test_ray_s_options_are_of_no_use_to_the_local_backend(option: tuple[str, str]) -> None:
+    message = failed(2, "run", scenario(), "--backend", "local", *option)
+    assert "--address and --workers are Ray's, which --backend local does without" in message
 
 
 @pytest.mark.usefixtures("no_run")
@@ -194,7 +195,11 @@ def test_wrong_options_are_wrong_use(option: tuple[str, ...]) -> None:
         (KeyboardInterrupt(), 130, "interrupted; add --resume to go on"),
         (StoreError("uploads.sqlite: disk is full"), 3, "uploads.sqlite: disk is full"),
         (BackendError("a worker failed"), 3, "a worker failed"),
-        (OSError(28, "No space left on device"), 3, "No space left on device; nothing that was stored is lost"),
+        (
+            OSError(28, "No space left on device"),
+            3,
+            "No space left on device; what was stored is safe: mend it and add --resume",
+        ),
     ],
     ids=lambda value: type(value).__name__,
 )
@@ -220,7 +225,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[str, str, bool
         return Results(self._plan.scenario.name, 0, [], [])
 
     monkeypatch.setattr(Run, "execute", execute)
-    monkeypatch.setattr(cli, "_show", lambda results, folders, page: None)
+    monkeypatch.setattr(cli, "_show", lambda results, folder: None)
     monkeypatch.setattr(cli, "_write_report", lambda folders, page: seen.append(("report", str(page), False)))
     yield seen
 
@@ -321,7 +326,7 @@ def test_what_is_no_payload_is_not_decoded(make: object, expected: str) -> None:
 
 
 def test_a_missing_payload_is_named() -> None:
-    assert "'gone.rb'" in failed(3, "decode", "gone.rb", "out.png")
+    assert "'gone.rb'" in failed(2, "decode", "gone.rb", "out.png")
 
 
 def test_a_lossy_format_is_no_place_for_a_decoded_image() -> None:
@@ -381,3 +386,15 @@ def test_bars_stay_off_stdout() -> None:
     result = roadbits("rd", "--images", "images", "--codec", "jpeg")
     assert "measure" in result.stderr
     assert "measure" not in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("setting", "fault"),
+    [
+        ("downstream.encoder=resnet18", "no installed ImageNet weights"),
+        ("downstream={steps: 1, encoder: resnet999, pretrained: false}", "cannot build"),
+        ("downstream.options={frobnicate: 1}", "cannot build"),
+    ],
+)
+def test_check_refuses_a_segmenter_that_cannot_be_built(setting: str, fault: str) -> None:
+    assert fault in failed(2, "check", "smoke", "--set", setting)

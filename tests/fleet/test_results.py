@@ -51,7 +51,7 @@ RECORDS = [
     record(0, "delivered", 1.0, 100),
     record(1, "delivered", 3.0, 400, copies=2),
     record(2, "delivered", 5.0, 300),
-    record(3, "late", 70.0, 100),
+    record(3, "late", 59.0, 100),
     record(4, "lost", 6.0, 200, copies=2),
     record(5, "rejected", 7.0, 200),
     record(6, "backlog", 118.0, 800, copies=2),
@@ -87,13 +87,14 @@ def test_the_order_of_the_records_does_not_matter() -> None:
 
 def test_the_timeline_counts_deliveries_and_waiting_bytes() -> None:
     timeline = summary(RECORDS).timeline
-    # 60 points from 0 to 118 s: one every 2 s.
-    assert timeline.time_s == [2.0 * k for k in range(60)]
-    assert timeline.delivered_frames[:5] == [0, 1, 2, 3, 3]
+    # 60 points from 0 to 59 s, when the late upload arrives: one every second.
+    assert timeline.time_s == [1.0 * k for k in range(60)]
+    assert timeline.delivered_frames[:7] == [0, 1, 1, 2, 2, 3, 3]
     assert timeline.delivered_frames[-1] == 3
     # At 2 s the second upload waits, at 4 s the third and the late one, at 6 s the late one and the rejected one.
-    assert timeline.backlog_bytes[:5] == [0, 400, 400, 300, 900]
-    assert timeline.backlog_bytes[58:] == [800, 0]
+    assert timeline.backlog_bytes[:8] == [0, 0, 400, 300, 400, 300, 300, 900]
+    # The backlog never arrives: it is what waits when the links have closed.
+    assert timeline.backlog_bytes[58:] == [900, 800]
 
 
 def test_an_arm_that_sent_nothing_has_a_row_of_zeros() -> None:
@@ -222,7 +223,7 @@ def without(key: str) -> str:
         "null",
         "{}",
         without("uploads"),
-        without("notes"),
+        without("seed"),
         RESULTS.to_json().replace('"miou"', '"mean_iou"'),
         RESULTS.to_json().replace('"backlog_bytes"', '"waiting"'),
         '{"uploads": [1]}',

@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import PIL.Image
 import pytest
 
 from roadbits.fleet.backend import LocalBackend
@@ -118,8 +120,21 @@ def test_resuming_with_more_seeds_trains_only_those(whole: tuple[Path, Results])
 
 
 def test_resuming_another_collection_is_refused(whole: tuple[Path, Results]) -> None:
+    before = (whole[0] / "scenario.yaml").read_bytes()
     with pytest.raises(OtherCollectionError, match="choose another --out"):
         execute(whole[0], *SMALL, "fleet.deadline_s=1", resume=True)
+    assert (whole[0] / "scenario.yaml").read_bytes() == before
+
+
+def test_frames_without_any_labelled_pixel_are_refused_before_training(tmp_path: Path) -> None:
+    for split in ("train", "val"):
+        for folder, value in ((split, 90), (f"{split}annot", 11)):
+            (tmp_path / "camvid" / folder).mkdir(parents=True)
+            pixels = np.full((64, 64) if "annot" in folder else (64, 64, 3), value, np.uint8)
+            PIL.Image.fromarray(pixels).save(tmp_path / "camvid" / folder / "0016E5_1.png")
+    cameras = f"cameras={{kind: camvid, path: {tmp_path / 'camvid'}}}"
+    with pytest.raises(DataError, match="no pixel of the train frames has a class"):
+        execute(tmp_path / "run", *SMALLER, cameras, "fleet.vehicles=1")
 
 
 def test_a_folder_in_use_is_refused(tmp_path: Path) -> None:

@@ -438,9 +438,9 @@ def test_the_data_folder_comes_from_the_environment(path: str, monkeypatch: pyte
     monkeypatch.setenv("ROADBITS_DATA", "/somewhere/else")
     assert data_set(tmp_path, path) == "/somewhere/else/camvid"
     monkeypatch.delenv("ROADBITS_DATA")
-    assert data_set(tmp_path, path) == "../shared/data/camvid"
+    assert data_set(tmp_path, path) == str(Path("../shared/data/camvid").absolute())
     monkeypatch.setenv("ROADBITS_DATA", "")
-    assert data_set(tmp_path, path) == "../shared/data/camvid"
+    assert data_set(tmp_path, path) == str(Path("../shared/data/camvid").absolute())
 
 
 def test_other_variables_and_the_home_folder_are_replaced_in_paths(

@@ -62,7 +62,7 @@ def test_headline_says_what_a_bit_buys(results: Results, save_run: Save) -> None
     assert "No arm comes within one point of OO." in text
     assert "5.0 to 5.0 MB travel per vehicle-hour" in text
     assert results.digest in text
-    assert "roadbits run tiny" in text
+    assert "scenario.yaml --out NEW_DIR" in text
 
 
 def test_charts_hold_means_and_the_range_over_seeds(results: Results, save_run: Save) -> None:
