@@ -24,7 +24,7 @@ from roadbits.fleet.originals import batches, write_originals
 from roadbits.fleet.plan import MeasuringJob, Plan, TrainingJob, shown_positions
 from roadbits.fleet.progress import Display
 from roadbits.fleet.results import DownstreamRow, Quality, Results, UploadRow, summarise
-from roadbits.fleet.sources import classes_of
+from roadbits.fleet.sources import classes_of, train_source
 from roadbits.fleet.stages import Stages
 from roadbits.fleet.store import Record, Store
 from roadbits.fleet.vehicle import Arm
@@ -230,12 +230,14 @@ class Server:
     def _upload_row(self, arm: Arm) -> UploadRow:
         fleet, cameras = self._plan.scenario.fleet, self._plan.scenario.cameras
         quality = json.loads((self._stages.folder(self._plan.decode_key(arm)) / "quality.json").read_text())
-        frames = len(self.originals("train"))
+        vehicles = range(fleet.vehicles)
+        seed = self._plan.scenario.seed
+        drives_s = [train_source(cameras, seed, vehicle, len(vehicles)).last_time_s for vehicle in vehicles]
         row = summarise(
             arm,
             self._store.records(arm.codec, arm.point),
             Quality(*quality),
-            frames * cameras.interval_s / 3600,
+            sum(drive_s + cameras.interval_s for drive_s in drives_s) / 3600,
             fleet.device.encode_watts,
             fleet.device.radio_joules_per_mbit,
         )

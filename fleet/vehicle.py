@@ -130,8 +130,7 @@ def drive(segment: Segment) -> tuple[list[Upload], tuple[ArmState, ...]]:
     """
     scenario = segment.scenario
     source = train_source(scenario.cameras, scenario.seed, segment.vehicle, scenario.fleet.vehicles)
-    last_capture_us = _us((len(source) - 1) * scenario.cameras.interval_s)
-    close_us = last_capture_us + _us(scenario.fleet.drain_s)
+    close_us = _us(source.last_time_s) + _us(scenario.fleet.drain_s)
     lanes = [
         _Lane(scenario, arm, position, segment.vehicle, state, close_us)
         for position, (arm, state) in enumerate(zip(arms_of(scenario), segment.states, strict=True))

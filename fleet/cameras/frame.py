@@ -50,6 +50,11 @@ class FrameSource(Protocol):
         """The label set of the frames' labels."""
         ...
 
+    @property
+    def last_time_s(self) -> float:
+        """When the last frame is taken, in seconds since the drive began."""
+        ...
+
     def __len__(self) -> int:
         """Return the number of frames."""
         ...

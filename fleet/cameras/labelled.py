@@ -76,6 +76,11 @@ class LabelledFrames:
         if not self.items:
             raise DataError(f"split {self.split} holds no frame, expected at least one")
 
+    @property
+    def last_time_s(self) -> float:
+        """When the last frame is taken, in seconds since the drive began."""
+        return (len(self.items) - 1) * self.interval_s
+
     def __len__(self) -> int:
         """Return the number of frames."""
         return len(self.items)

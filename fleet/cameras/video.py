@@ -74,6 +74,7 @@ class VideoFrames:
     max_frames: int | None = field(default=None, kw_only=True)
     _chosen: tuple[int, ...] = field(init=False, repr=False)
     """Timestamps of the frames taken, in ticks."""
+    _last_time_s: float = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         """Check the arguments and index the file."""
@@ -83,13 +84,20 @@ class VideoFrames:
             raise ValueError(f"max_frames must be at least 1, got {self.max_frames}")
         with _opened(self.path) as (container, stream):
             ticks = _timestamps(self.path, container, stream)
-            chosen = _evenly_in_time(ticks, _tick_s(stream), self.interval_s)
-        object.__setattr__(self, "_chosen", tuple(chosen[: self.max_frames]))
+            chosen = _evenly_in_time(ticks, _tick_s(stream), self.interval_s)[: self.max_frames]
+            last_time_s = float((chosen[-1] - chosen[0]) * _tick_s(stream))
+        object.__setattr__(self, "_chosen", tuple(chosen))
+        object.__setattr__(self, "_last_time_s", last_time_s)
 
     @property
     def classes(self) -> ClassSet:
         """CamVid's 11 classes, though no frame is labelled."""
         return CAMVID11
+
+    @property
+    def last_time_s(self) -> float:
+        """When the last frame is taken, in seconds since the drive began."""
+        return self._last_time_s
 
     def __len__(self) -> int:
         """Return the number of frames."""

@@ -76,6 +76,11 @@ class StreetSource:
         """CamVid's 11 classes."""
         return CAMVID11
 
+    @property
+    def last_time_s(self) -> float:
+        """When the last frame is taken, in seconds since the drive began."""
+        return (self.num_frames - 1) * self.interval_s
+
     def __len__(self) -> int:
         """Return the number of frames."""
         return self.num_frames

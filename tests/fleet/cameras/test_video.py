@@ -111,6 +111,14 @@ def test_times_come_from_the_file_and_not_from_counting(tmp_path: Path) -> None:
     assert [frame.time_s for frame in source] == pytest.approx([0.0, 0.4, 2.0])
 
 
+@pytest.mark.parametrize("interval_s", [0.001, 0.04, 0.1])
+def test_a_drive_ends_with_its_last_frame_even_where_the_file_is_slower_than_asked(
+    interval_s: float, tmp_path: Path
+) -> None:
+    source = opened(record(tmp_path / "drive.mp4"), interval_s)
+    assert source.last_time_s == list(source)[-1].time_s > 0
+
+
 def test_a_clock_in_milliseconds_loses_no_frame(tmp_path: Path) -> None:
     # 30 frames per second: Matroska stores 0, 33, 67, 100 ms ...
     path = tmp_path / "drive.mkv"
