@@ -233,7 +233,10 @@ def test_interrupt_leaves_a_run_that_can_be_resumed(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "roadbits.fleet", "run", str(SMOKE), "--backend", "local", "--out", str(tmp_path)]
     for setting in SMALLER:
         command += ["--set", setting]
+    # A shell's background job ignores SIGINT, and its children would too.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     child = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    signal.signal(signal.SIGINT, before)
     deadline = time.monotonic() + 60
     while not (tmp_path / "uploads.sqlite").exists() and time.monotonic() < deadline:
         time.sleep(0.02)
