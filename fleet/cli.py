@@ -10,6 +10,7 @@ import functools
 import json
 import signal
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
@@ -67,8 +68,21 @@ def _exit_codes(command: Callable[..., None]) -> Callable[..., None]:
 
 def main() -> None:
     """Run the command line; a polite request to end counts as Ctrl-C."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    cli(prog_name="roadbits")
+    interrupted = threading.Event()
+
+    def interrupt(*_: object) -> NoReturn:
+        interrupted.set()
+        raise KeyboardInterrupt
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, interrupt)
+    try:
+        cli(prog_name="roadbits")
+    except (Exception, SystemExit) as error:
+        # A C module may turn the interrupt into an error of its own.
+        if not interrupted.is_set() or (isinstance(error, SystemExit) and error.code == _INTERRUPTED):
+            raise
+        _fail("interrupted; a run goes on with --resume", _INTERRUPTED)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})

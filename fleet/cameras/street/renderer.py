@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from roadbits.fleet.cameras.frame import DataError
 from roadbits.fleet.cameras.street.layout import CHUNK_M
+from roadbits.fleet.cameras.street.panda import panda3d_core
 from roadbits.fleet.cameras.street.scene import LABEL_BASE, LABEL_STEP
 
 if TYPE_CHECKING:
@@ -74,7 +75,7 @@ class Engine:
 
     def __init__(self) -> None:
         _check_system_library()
-        from panda3d import core
+        core = panda3d_core()
 
         core.loadPrcFileData("", _CONFIG)
         self._core = core

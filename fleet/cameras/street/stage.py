@@ -18,6 +18,7 @@ from roadbits.fleet.cameras.street.geometry import sheet
 from roadbits.fleet.cameras.street.layout import CHUNK_M, Street, StreetKey
 from roadbits.fleet.cameras.street.materials import DEPTH_TESTED, MARKED, NUM_SKIES, SHADED, Material, material_pool
 from roadbits.fleet.cameras.street.models import STEPS
+from roadbits.fleet.cameras.street.panda import panda3d_core
 from roadbits.fleet.cameras.street.renderer import FIELD_OF_VIEW_DEG
 from roadbits.fleet.cameras.street.scene import NUM_SLOTS, Batch, chunk, library, merged, model_batches
 from roadbits.fleet.cameras.street.traffic import VIEW_M, Actor, Pose, Traffic
@@ -49,7 +50,7 @@ class Stage:
     """One street in panda3d nodes, set to a time by `show`."""
 
     def __init__(self, key: StreetKey) -> None:
-        from panda3d import core
+        core = panda3d_core()
 
         self._core = core
         self._street = Street(key)
@@ -216,7 +217,7 @@ def _texture(material: Material, white: bool) -> Any:
     panda3d takes bytes as blue, green, red: red and blue are exchanged on the way in (here and in the vertex colours),
     so that the copied picture comes out as red, green, blue without a pass over its pixels.
     """
-    from panda3d import core
+    core = panda3d_core()
 
     image = material.image[::-1].copy()
     if white:
@@ -234,7 +235,7 @@ def _texture(material: Material, white: bool) -> Any:
 
 def _attributes(material: Material) -> list[Any]:
     """Return what colour and label drawing share: silhouettes, ground layers."""
-    from panda3d import core
+    core = panda3d_core()
 
     attributes = []
     if material.cutout:
@@ -249,7 +250,7 @@ def _attributes(material: Material) -> list[Any]:
 
 def _state(attributes: list[Any]) -> Any:
     """Return the render state of attributes; panda3d's own constructor takes five at most."""
-    from panda3d import core
+    core = panda3d_core()
 
     state = core.RenderState.makeEmpty()
     for attribute in attributes:
@@ -259,7 +260,7 @@ def _state(attributes: list[Any]) -> Any:
 
 def _colour_state(material: Material) -> Any:
     """Return how a material's colours are drawn."""
-    from panda3d import core
+    core = panda3d_core()
 
     attributes = [core.TextureAttrib.make(_texture(material, white=False)), *_attributes(material)]
     if material.layer == SHADED:
@@ -269,7 +270,7 @@ def _colour_state(material: Material) -> Any:
 
 def _label_state(material: Material) -> Any:
     """Return how a material's labels are drawn; None for plain opaque ones, which are drawn together."""
-    from panda3d import core
+    core = panda3d_core()
 
     attributes = _attributes(material)
     if material.cutout:
@@ -279,7 +280,7 @@ def _label_state(material: Material) -> Any:
 
 @lru_cache(maxsize=1)
 def _vertex_format() -> Any:
-    from panda3d import core
+    core = panda3d_core()
 
     name, geom = core.InternalName, core.Geom
     columns = core.GeomVertexArrayFormat(
@@ -292,7 +293,7 @@ def _vertex_format() -> Any:
 
 def _geom(batch: Batch, colour: NDArray[np.uint8]) -> Any:
     """Return the quads of a batch as triangles."""
-    from panda3d import core
+    core = panda3d_core()
 
     vertices = np.empty(colour.shape[0] * 4, _VERTEX)
     vertices["vertex"] = batch.corners.reshape(-1, 3)
@@ -315,7 +316,7 @@ def _geom(batch: Batch, colour: NDArray[np.uint8]) -> Any:
 
 def _sky_node(states: Paints) -> Any:
     """Return a ring of sky around the origin, seen from within, from below the horizon to high above."""
-    from panda3d import core
+    core = panda3d_core()
 
     angles = np.linspace(0, -2 * np.pi, 33)
     levels = ((-40.0, 0.0, 0.001, 0.01), (0.0, 150.0, 0.01, 0.55), (150.0, 330.0, 0.55, 0.999))
