@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 from roadbits.codecs.catalogue import codec_named
 from roadbits.codecs.codec import OperatingPoint
+from roadbits.fleet.collection import drive_lengths
 from roadbits.fleet.links import trace_for
 from roadbits.fleet.scenario import Scenario
 from roadbits.fleet.sources import check_disjoint, test_sources, train_source
@@ -25,7 +26,7 @@ def forecast(scenario: Scenario) -> Iterator[str]:
     """
     fleet, cameras = scenario.fleet, scenario.cameras
     check_disjoint(cameras)
-    lengths = [len(train_source(cameras, scenario.seed, v, fleet.vehicles)) for v in range(fleet.vehicles)]
+    lengths = drive_lengths(scenario)
     tests = sum(len(source) for source in test_sources(cameras, scenario.seed))
     yield f"frames    {sum(lengths)} of {fleet.vehicles} vehicles, {tests} to test on"
     links = [trace_for(fleet, scenario.seed, vehicle).mean_mbps for vehicle in range(min(20, fleet.vehicles))]

@@ -14,6 +14,7 @@ import numpy as np
 from roadbits.fleet.archive import ArraysWriter, FrameNote, write_notes
 from roadbits.fleet.backend import Backend
 from roadbits.fleet.cameras.frame import Frame, FrameSource
+from roadbits.fleet.collection import drive_lengths
 from roadbits.fleet.scenario import Scenario
 from roadbits.fleet.sources import test_sources, train_source
 from roadbits.fleet.vehicle import frames_from
@@ -61,7 +62,7 @@ def batches(scenario: Scenario, split: str) -> list[Batch]:
         DataError: if the data cannot be read as declared.
     """
     if split == "train":
-        lengths = [len(_source(scenario, split, vehicle)) for vehicle in range(scenario.fleet.vehicles)]
+        lengths = drive_lengths(scenario)
     else:
         lengths = [len(source) for source in test_sources(scenario.cameras, scenario.seed)]
     return [
