@@ -43,6 +43,8 @@ class CodecId(IntEnum):
     WEBP = 3
     AVIF = 4
     HEVC_INTRA = 5
+    CAE = 6
+    HYPERPRIOR = 7
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,114 @@
+"""Entropy models: how probable each quantised latent value is, and so how many bits it costs.
+
+In training a uniform noise of one quantisation step stands for the rounding (Balle 2017); the likelihood of a noisy or
+a rounded value is the model's mass in the step around it. Once trained, a model is turned into integer tables
+(`symbol_tables`), which is all that a deployed codec uses.
+
+Sources: factorised model: Balle, Minnen, Singh, Hwang, Johnston, "Variational image compression with a scale
+hyperprior", ICLR 2018, appendix 6.1. Gaussian conditional: the same, and Minnen, Balle, Toderici, "Joint
+autoregressive and hierarchical priors for learned image compression", NeurIPS 2018, for its means.
+
+Not here: coding symbols into bytes (`symbol_tables`).
+"""
+
+import math
+from itertools import pairwise
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional
+
+from roadbits.codecs.layers import lower_bound
+
+LIKELIHOOD_BOUND = 1e-9
+SCALE_BOUND = 0.11
+"""No Gaussian is narrower: below it a rounded value is certain to five digits."""
+_FILTERS = (1, 3, 3, 3, 1)
+
+
+class FactorisedModel(nn.Module):
+    """One density per channel, its cumulative a monotone network of four layers with 3 hidden units each."""
+
+    def __init__(self, channels: int, width: float = 10.0) -> None:
+        """Start as a density of about `width` quantisation steps around 0."""
+        super().__init__()
+        self.channels = channels
+        scale = width ** (1 / (len(_FILTERS) - 1))
+        self.matrices, self.biases, self.factors = nn.ParameterList(), nn.ParameterList(), nn.ParameterList()
+        for fan_in, fan_out in pairwise(_FILTERS):
+            start = math.log(math.expm1(1 / scale / fan_out))
+            self.matrices.append(nn.Parameter(torch.full((channels, fan_out, fan_in), start)))
+            self.biases.append(nn.Parameter(torch.empty(channels, fan_out, 1).uniform_(-0.5, 0.5)))
+            if fan_out > 1:
+                self.factors.append(nn.Parameter(torch.zeros(channels, fan_out, 1)))
+
+    def logits(self, values: Tensor) -> Tensor:
+        """Return the logits of the cumulative at values (C, n)."""
+        hidden = values[:, None, :]
+        for layer, (matrix, bias) in enumerate(zip(self.matrices, self.biases, strict=True)):
+            hidden = torch.baddbmm(bias, functional.softplus(matrix), hidden)
+            if layer < len(self.factors):
+                hidden = hidden + torch.tanh(self.factors[layer]) * torch.tanh(hidden)
+        return hidden[:, 0, :]
+
+    def likelihood(self, values: Tensor, gain: Tensor | float = 1.0) -> Tensor:
+        """Return the mass of the step around each value, both (B, C, h, w).
+
+        Args:
+            values: noisy or rounded, after a gain.
+            gain: what they were multiplied by, (B, C, 1, 1): the model is of the values before it.
+        """
+        batch, channels, height, width = values.shape
+        ends = torch.cat(((values - 0.5) / gain, (values + 0.5) / gain))
+        lower, upper = self.logits(ends.transpose(0, 1).reshape(channels, -1).float()).chunk(2, dim=1)
+        # On the side where both sigmoids are small: their difference keeps its digits there.
+        sign = -torch.sign(lower + upper).detach()
+        mass = torch.abs(torch.sigmoid(sign * upper) - torch.sigmoid(sign * lower))
+        mass = lower_bound(mass, LIKELIHOOD_BOUND)
+        return mass.reshape(channels, batch, height, width).transpose(0, 1)
+
+    @torch.no_grad()
+    def quantile(self, mass: float) -> NDArray[np.float64]:
+        """Return, for every channel, the value below which `mass` of its density lies; found by bisection."""
+        target = math.log(mass / (1 - mass))
+        low = torch.full((self.channels, 1), -1.0)
+        high = torch.full((self.channels, 1), 1.0)
+        for _ in range(40):
+            low = torch.where(self.logits(low) > target, 2 * low, low)
+            high = torch.where(self.logits(high) < target, 2 * high, high)
+        for _ in range(60):
+            middle = (low + high) / 2
+            below = self.logits(middle) < target
+            low, high = torch.where(below, middle, low), torch.where(below, high, middle)
+        return ((low + high) / 2)[:, 0].double().numpy()
+
+
+def gaussian_bits(values: Tensor, means: Tensor | float, scales: Tensor) -> Tensor:
+    """Return the bits of each image (B,): the mass of the step around each value under Gaussians; shapes (B, C, h, w).
+
+    Computed from logarithms throughout: a value many scales from its mean keeps its gradient, where a mass that has
+    underflowed would leave both to themselves.
+    """
+    scales = lower_bound(scales.float(), SCALE_BOUND)
+    distance = torch.abs(values - means)
+    near, far = (torch.special.log_ndtr((edge - distance) / scales) for edge in (0.5, -0.5))
+    # Far out the difference drowns in rounding and may come out as zero.
+    log_mass: Tensor = near + torch.log(-torch.expm1((far - near).clamp(max=-1e-6)))
+    return -log_mass.sum(dim=(1, 2, 3)) / math.log(2)
+
+
+def bits(likelihood: Tensor) -> Tensor:
+    """Return the bits of each image of a batch (B,), given likelihoods (B, C, h, w)."""
+    return -torch.log2(likelihood).sum(dim=(1, 2, 3))
+
+
+def add_noise(values: Tensor) -> Tensor:
+    """Return the values with uniform noise of one quantisation step: the stand-in for rounding (Balle 2017)."""
+    return values + torch.rand_like(values) - 0.5
+
+
+def round_through(values: Tensor) -> Tensor:
+    """Return rounded values with the gradient of the identity (Theis 2017)."""
+    return values + (torch.round(values) - values).detach()

@@ -1,0 +1,212 @@
+"""Integer probability tables, and symbols into bytes with them: one asymmetric-numeral coder for a whole frame.
+
+A table gives the values lowest .. lowest + n - 1 and, last, an *escape*; each has a whole-number frequency of at least
+one, and the frequencies of a table sum to `TOTAL`. Tables are built once, when a trained model is frozen, and stored:
+recomputed ones could differ in a last digit on another machine, and then every symbol after it would. A value outside
+its table is coded as the escape, followed at the end by its distance in a prefix code: never clipped.
+
+The coder is constriction's (Bamler, "Understanding entropy coding with asymmetric numeral systems", 2022), a stack: the
+encoder pushes everything in the reverse of the order in which the decoder reads. Symbols that share a table are coded
+in one call, which is what makes it fast.
+
+Not here: what the symbols mean, and which table belongs to which (`integer` for the scales of the hyperprior).
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import constriction
+import numpy as np
+from numpy.typing import NDArray
+
+from roadbits.codecs.bitstream import BitstreamError
+
+PRECISION = 16
+TOTAL = 1 << PRECISION
+_LARGEST_TABLE = 4096
+_LARGEST_DISTANCE = 1 << 24
+_CLASSES = 25
+
+Symbols = NDArray[np.int32]
+
+
+def whole_frequencies(mass: NDArray[np.float64]) -> Symbols:
+    """Return frequencies of at least 1 and `TOTAL` in sum, as near to the masses as whole numbers come."""
+    spare = TOTAL - len(mass)
+    ideal = np.clip(mass, 0.0, None) / np.clip(mass, 0.0, None).sum() * spare
+    frequencies = np.floor(ideal).astype(np.int32)
+    missing = spare - int(frequencies.sum())
+    frequencies[np.argsort(frequencies - ideal, kind="stable")[:missing]] += 1
+    whole: Symbols = frequencies + 1
+    return whole
+
+
+@dataclass(frozen=True)
+class SymbolTables:
+    """Stored tables, one after the other.
+
+    Attributes:
+        frequencies: int32 (sum of lengths,), every table with its escape at its end.
+        lengths: int32 (number of tables,): entries of each table, its escape included.
+        lowest: int32 (number of tables,): first value of each.
+    """
+
+    frequencies: Symbols
+    lengths: Symbols
+    lowest: Symbols
+
+    def __post_init__(self) -> None:
+        """Check what came from a file.
+
+        Raises:
+            ValueError: if a table does not sum to `TOTAL`, holds a zero, or the lengths disagree.
+        """
+        if self.lengths.ndim != 1 or self.lowest.shape != self.lengths.shape or self.frequencies.ndim != 1:
+            raise ValueError("expected flat entropy tables with a length and a lowest value for each: damaged weights?")
+        if np.any(self.lengths < 2) or np.any(self.lengths > _LARGEST_TABLE):
+            raise ValueError(f"expected entropy tables of 2 to {_LARGEST_TABLE} entries: damaged weights?")
+        if self.lengths.sum() != len(self.frequencies):
+            raise ValueError(
+                f"entropy tables promise {self.lengths.sum()} entries, {len(self.frequencies)} came: damaged weights?"
+            )
+        if np.any(self.frequencies < 1):
+            raise ValueError("an entropy table holds a frequency below 1: damaged weights?")
+        sums = np.add.reduceat(self.frequencies.astype(np.int64), self._starts)
+        for row in np.flatnonzero(sums != TOTAL):
+            raise ValueError(f"entropy table {row} sums to {sums[row]}, expected {TOTAL}: damaged weights?")
+
+    @classmethod
+    def of(cls, tables: Sequence[tuple[int, Symbols]]) -> "SymbolTables":
+        """Join tables, each given as its lowest value and its frequencies."""
+        lengths = np.array([len(frequencies) for _, frequencies in tables], dtype=np.int32)
+        lowest = np.array([low for low, _ in tables], dtype=np.int32)
+        return cls(np.concatenate([frequencies for _, frequencies in tables]).astype(np.int32), lengths, lowest)
+
+    def __len__(self) -> int:
+        """Return the number of tables."""
+        return len(self.lengths)
+
+    @cached_property
+    def _starts(self) -> NDArray[np.int64]:
+        return np.concatenate(([0], np.cumsum(self.lengths[:-1], dtype=np.int64)))
+
+    @cached_property
+    def _models(self) -> dict[int, constriction.stream.model.Categorical]:
+        return {}
+
+    def _model(self, table: int) -> constriction.stream.model.Categorical:
+        """Return the coder's model of one table; multiples of 2^-16 are exact in its 24-bit fixed point."""
+        model = self._models.get(table)
+        if model is None:
+            start = self._starts[table]
+            probabilities = self.frequencies[start : start + self.lengths[table]] / TOTAL
+            model = self._models[table] = constriction.stream.model.Categorical(probabilities, perfect=False)
+        return model
+
+    def __reduce__(self) -> tuple[type["SymbolTables"], tuple[Symbols, Symbols, Symbols]]:
+        """Leave the coder's models behind, which cannot be copied to another process."""
+        return SymbolTables, (self.frequencies, self.lengths, self.lowest)
+
+    def push(self, coder: constriction.stream.stack.AnsCoder, values: Symbols, tables: NDArray[np.integer]) -> None:
+        """Put values onto the coder, so that `pop` with the same tables returns them.
+
+        Args:
+            coder: to be read back in reverse order of pushing.
+            values: int32 (n,), any but 2^23 or farther outside of their tables.
+            tables: (n,), the table of each value.
+        """
+        offsets = values.astype(np.int64) - self.lowest[tables]
+        escapes = self.lengths[tables] - 1
+        outside = (offsets < 0) | (offsets >= escapes)
+        symbols = np.where(outside, escapes, offsets).astype(np.int32)
+        if outside.any():
+            above = offsets[outside] - escapes[outside]
+            _push_distances(coder, np.where(above >= 0, 2 * above, -2 * offsets[outside] - 1))
+        for table, members in reversed(list(_groups(tables))):
+            coder.encode_reverse(symbols[members], self._model(table))
+
+    def pop(self, coder: constriction.stream.stack.AnsCoder, tables: NDArray[np.integer]) -> Symbols:
+        """Return the values (n,) that were pushed with these tables.
+
+        Raises:
+            BitstreamError: if an escaped value is farther off than any encoder writes.
+        """
+        symbols = np.empty(len(tables), dtype=np.int32)
+        for table, members in _groups(tables):
+            symbols[members] = coder.decode(self._model(table), len(members))
+        escapes = self.lengths[tables] - 1
+        values = symbols + self.lowest[tables]
+        outside = symbols == escapes
+        if outside.any():
+            distances = _pop_distances(coder, int(outside.sum()))
+            beyond = np.where(distances % 2 == 0, escapes[outside] + distances // 2, -(distances + 1) // 2)
+            values[outside] = self.lowest[tables][outside] + beyond
+        decoded: Symbols = values.astype(np.int32)
+        return decoded
+
+
+def _groups(tables: NDArray[np.integer]) -> Iterator[tuple[int, NDArray[np.intp]]]:
+    """Yield each table that occurs, in rising order, with the places where it does."""
+    order = np.argsort(tables, kind="stable")
+    used, starts = np.unique(tables[order], return_index=True)
+    for table, members in zip(used, np.split(order, starts[1:]), strict=True):
+        yield int(table), members
+
+
+def _push_distances(coder: constriction.stream.stack.AnsCoder, distances: NDArray[np.int64]) -> None:
+    """Code distances >= 0: the number of their bits uniformly, then those bits after the first."""
+    if distances.max() >= _LARGEST_DISTANCE:
+        raise ValueError(f"a latent value is {distances.max() // 2} outside its table, expected less than 2^23")
+    classes = np.floor(np.log2(distances + 1)).astype(np.int32)
+    for size in reversed(range(1, _CLASSES)):
+        members = classes == size
+        if members.any():
+            rest = (distances[members] + 1 - (1 << size)).astype(np.int32)
+            coder.encode_reverse(rest, constriction.stream.model.Uniform(1 << size))
+    coder.encode_reverse(classes, constriction.stream.model.Uniform(_CLASSES))
+
+
+def _pop_distances(coder: constriction.stream.stack.AnsCoder, num: int) -> NDArray[np.int64]:
+    """Return what `_push_distances` coded."""
+    classes = coder.decode(constriction.stream.model.Uniform(_CLASSES), num)
+    distances = np.zeros(num, dtype=np.int64)
+    for size in range(1, _CLASSES):
+        members = classes == size
+        if members.any():
+            rest = coder.decode(constriction.stream.model.Uniform(1 << size), int(members.sum()))
+            distances[members] = rest.astype(np.int64) + (1 << size) - 1
+    if num and distances.max() >= _LARGEST_DISTANCE:
+        raise BitstreamError("payload holds an escaped value beyond any that an encoder writes: damaged?")
+    return distances
+
+
+def coder_bytes(coder: constriction.stream.stack.AnsCoder) -> bytes:
+    """Return what the coder holds, as little-endian 32-bit words."""
+    words: NDArray[np.uint32] = coder.get_compressed()
+    return words.astype("<u4").tobytes()
+
+
+def coder_of(body: bytes) -> constriction.stream.stack.AnsCoder:
+    """Return a coder that reads the words of a payload's body.
+
+    Raises:
+        BitstreamError: if the body is no run of words that an encoder can have written.
+    """
+    if len(body) % 4:
+        raise BitstreamError(f"body is {len(body)} bytes, expected whole words of 4")
+    words = np.frombuffer(body, dtype="<u4").astype(np.uint32)
+    try:
+        return constriction.stream.stack.AnsCoder(words)
+    except (ValueError, RuntimeError) as error:
+        raise BitstreamError(f"body is no output of the entropy coder: {error}") from error
+
+
+def check_read(coder: constriction.stream.stack.AnsCoder) -> None:
+    """Check that a decoder has read everything.
+
+    Raises:
+        BitstreamError: if something is left, which no sound payload leaves.
+    """
+    if not coder.is_empty():
+        raise BitstreamError("the entropy coder has something left after the last symbol: damaged payload?")
