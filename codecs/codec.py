@@ -86,6 +86,11 @@ class Codec(Protocol):
         ...
 
     @property
+    def model_hash(self) -> bytes:
+        """Which weights and tables it uses; empty for a legacy codec, which has none."""
+        ...
+
+    @property
     def points(self) -> tuple[OperatingPoint, ...]:
         """A dozen or fewer points worth measuring, from the lowest rate up."""
         ...

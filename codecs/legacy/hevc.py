@@ -33,6 +33,11 @@ class HevcIntra:
     name: str = "hevc-intra"
 
     @property
+    def model_hash(self) -> bytes:
+        """Return nothing: it has no weights."""
+        return b""
+
+    @property
     def points(self) -> tuple[OperatingPoint, ...]:
         """Ten values of qp."""
         return tuple(OperatingPoint.of(qp=qp) for qp in _LADDER)

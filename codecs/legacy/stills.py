@@ -48,6 +48,11 @@ class PillowStill:
     options: Mapping[str, int | str | bool]
 
     @property
+    def model_hash(self) -> bytes:
+        """Return nothing: it has no weights."""
+        return b""
+
+    @property
     def points(self) -> tuple[OperatingPoint, ...]:
         """The ladder's points."""
         return tuple(OperatingPoint.of(**{self.knob: value}) for value in self.ladder)

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import pytest
 
-from roadbits.codecs.catalogue import STILL_CODECS
+from roadbits.codecs.catalogue import LEGACY_CODECS
 from roadbits.codecs.codec import Codec, Complexity, Image, OperatingPoint
 from roadbits.codecs.metrics import bpp
 from roadbits.codecs.target_rate import encode_at
@@ -82,7 +82,7 @@ def test_a_target_that_is_not_positive_and_finite_is_refused(target: float) -> N
         encode_at(SizedCodec([10]), IMAGE, target)
 
 
-@pytest.mark.parametrize("codec", STILL_CODECS, ids=lambda codec: codec.name)
+@pytest.mark.parametrize("codec", LEGACY_CODECS, ids=lambda codec: codec.name)
 def test_a_real_codec_comes_near(codec: Codec, textured: Callable[..., Image]) -> None:
     image = textured(96, 128)
     encoded = encode_at(codec, image, 1.5)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from roadbits.codecs.bitstream import BitstreamError, Container, pack, unpack
-from roadbits.codecs.catalogue import STILL_CODECS, codec_named, codec_of, decode
+from roadbits.codecs.catalogue import LEGACY_CODECS, codec_named, codec_of, decode
 from roadbits.codecs.codec import Codec, Complexity, Image, OperatingPoint
 from roadbits.codecs.legacy.hevc import HEVC_INTRA
 from roadbits.codecs.legacy.stills import AVIF, JPEG, JPEG2000, WEBP
@@ -20,7 +20,7 @@ Maker = Callable[..., Image]
 CONTAINER_MUTATIONS = 10_000
 BODY_MUTATIONS = 600
 
-every_codec = pytest.mark.parametrize("codec", STILL_CODECS, ids=lambda codec: codec.name)
+every_codec = pytest.mark.parametrize("codec", LEGACY_CODECS, ids=lambda codec: codec.name)
 
 
 def images(height: int, width: int, textured: Maker) -> dict[str, Image]:
@@ -199,7 +199,7 @@ def test_hevc_refuses_a_strip_that_x265_has_no_level_for() -> None:
 
 @every_codec
 def test_a_payload_of_another_codec_is_refused(codec: Codec, textured: Maker) -> None:
-    for other in STILL_CODECS:
+    for other in LEGACY_CODECS:
         if other is not codec:
             payload = other.encode(textured(16, 16), other.points[0])
             with pytest.raises(BitstreamError, match=r"payload is of \w+, expected \w+"):
@@ -209,7 +209,7 @@ def test_a_payload_of_another_codec_is_refused(codec: Codec, textured: Maker) ->
 @every_codec
 def test_a_body_of_another_codec_is_refused(codec: Codec, textured: Maker) -> None:
     mine = unpack(codec.encode(textured(16, 16), codec.points[0]))
-    for other in STILL_CODECS:
+    for other in LEGACY_CODECS:
         if other is not codec:
             body = unpack(other.encode(textured(16, 16), other.points[0])).body
             with pytest.raises(BitstreamError):

@@ -1,0 +1,1 @@
+"""Neural codecs: one file per paper, networks in training and integer networks in use."""

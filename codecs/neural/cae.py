@@ -1,0 +1,80 @@
+"""The compressive autoencoder: a nonlinear transform of three layers and a factorised entropy model.
+
+    g_a: conv 9x9/4, GDN, conv 5x5/2, GDN, conv 5x5/2, GDN        x (B, 3, H, W) -> y (B, N, H/16, W/16)
+    g_s: IGDN, up 5x5/2, IGDN, up 5x5/2, IGDN, up 9x9/4           y_hat -> x_hat
+
+The third GDN, on the latent, is kept as in the paper, MAE and SlimCAE; some later implementations drop it.
+
+Sources: Balle, Laparra, Simoncelli, "End-to-end optimized image compression", ICLR 2017, for the transforms and the
+noise in training; Theis, Shi, Cunningham, Huszar, "Lossy image compression with compressive autoencoders", ICLR 2017,
+for the rounding with identity gradient, which here trains the synthesis transform on what it will meet.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from roadbits.codecs.entropy import FactorisedModel, add_noise, bits, round_through
+from roadbits.codecs.layers import GDN, down, up
+from roadbits.codecs.neural.gain import Gain
+
+STRIDE = 16
+
+
+@dataclass(frozen=True)
+class Forward:
+    """What a pass in training gives.
+
+    Attributes:
+        x_hat: reconstructions (B, 3, H, W), in 0..1 but for overshoot.
+        bits: of each image (B,), from the likelihoods.
+    """
+
+    x_hat: Tensor
+    bits: Tensor
+
+
+def analysis(channels: int, latent_channels: int, latent_gdn: bool) -> nn.Sequential:
+    """Return g_a of three layers."""
+    layers = [
+        down(3, channels, 9, 4),
+        GDN(channels),
+        down(channels, channels, 5, 2),
+        GDN(channels),
+        down(channels, latent_channels, 5, 2, bias=not latent_gdn),
+    ]
+    return nn.Sequential(*layers, *([GDN(latent_channels)] if latent_gdn else []))
+
+
+def synthesis(channels: int, latent_channels: int, latent_gdn: bool) -> nn.Sequential:
+    """Return g_s of three layers."""
+    layers = [
+        up(latent_channels, channels, 5, 2),
+        GDN(channels, inverse=True),
+        up(channels, channels, 5, 2),
+        GDN(channels, inverse=True),
+        up(channels, 3, 9, 4),
+    ]
+    return nn.Sequential(*([GDN(latent_channels, inverse=True)] if latent_gdn else []), *layers)
+
+
+class CAE(nn.Module):
+    """The compressive autoencoder in training."""
+
+    stride = STRIDE
+
+    def __init__(self, channels: int, lambdas: Sequence[float]) -> None:
+        """Build the networks, N = `channels` wide, with one level of gain for each lambda."""
+        super().__init__()
+        self.g_a = analysis(channels, channels, latent_gdn=True)
+        self.g_s = synthesis(channels, channels, latent_gdn=True)
+        self.entropy_model = FactorisedModel(channels)
+        self.gain = Gain(channels, lambdas)
+
+    def forward(self, x: Tensor, levels: Tensor) -> Forward:
+        """Return reconstructions and bits of images (B, 3, H, W) in 0..1, sides multiples of 16, at levels (B,)."""
+        gain, inverse = self.gain(levels)
+        y = self.g_a(x).float() * gain
+        likelihood = self.entropy_model.likelihood(add_noise(y), gain)
+        return Forward(self.g_s(round_through(y) * inverse).float(), bits(likelihood))

@@ -1,0 +1,275 @@
+"""A frozen model: everything that a neural still codec needs, in one safetensors file with a hash.
+
+The file holds exact transforms, the vectors between them and integer entropy tables, for a number of *positions*: the
+rate levels that were trained and steps between them. The hash covers every tensor and the description; its first 48
+bits travel in each payload.
+
+Not here: encoding and decoding (`still`), making a model (`training.freezing`).
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import pairwise
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from roadbits.codecs.bitstream import HASH_BYTES
+from roadbits.codecs.integer import (
+    LARGEST_ACTIVATION,
+    LARGEST_PIXEL,
+    LARGEST_SQUARE,
+    ExactTransform,
+    Kind,
+    Output,
+    Shape,
+)
+from roadbits.codecs.symbol_tables import SymbolTables
+
+FORMAT = "roadbits-still-1"
+_KEY = "roadbits"
+_MAX_FILE_BYTES = 1 << 30
+
+Architecture = Literal["cae", "hyperprior"]
+
+
+class ModelFileError(Exception):
+    """A file of weights that is missing, damaged or of another kind."""
+
+
+class _Layer(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    kind: Kind
+    stride: int = Field(ge=1, le=16)
+    output: Output
+    largest_input: int = Field(ge=1, le=LARGEST_SQUARE)
+    groups: int = Field(ge=1, le=64)
+
+
+class Description(BaseModel):
+    """What a model file says of itself.
+
+    Attributes:
+        format: of the file.
+        architecture: the codec it belongs to.
+        lambdas: one for each position, rising.
+        trained: the positions that were trained; the others are interpolated.
+        transforms: the layers of g_a and g_s, and of h_a and h_s if there are.
+        means: whether h_s gives means beside scales.
+        steps: of the training.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    format: Literal["roadbits-still-1"] = "roadbits-still-1"
+    architecture: Architecture
+    lambdas: tuple[float, ...] = Field(min_length=1, max_length=4096)
+    trained: tuple[int, ...] = Field(min_length=1)
+    transforms: dict[Literal["g_a", "g_s", "h_a", "h_s"], tuple[_Layer, ...]]
+    means: bool = True
+    steps: int = 0
+
+
+@dataclass(frozen=True, eq=False)
+class Side:
+    """How one latent passes from an analysis to a synthesis transform.
+
+    Attributes:
+        gain: float32 (positions, C): what the latent is multiplied by before rounding.
+        entry: float32 (positions, C): what the rounded latent is multiplied by to enter the synthesis transform.
+    """
+
+    gain: Tensor
+    entry: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Hyper:
+    """The second stage of a hyperprior.
+
+    Attributes:
+        h_a: from y's whole steps to z.
+        h_s: from z's whole steps to scales, and means.
+        y_entry: float32 (M,): what y is multiplied by to enter h_a.
+        side: of z.
+        thresholds: float32 (63,): a scale's table is the number of thresholds below it.
+        tables: of the Gaussians, 64 of them.
+    """
+
+    h_a: ExactTransform
+    h_s: ExactTransform
+    y_entry: Tensor
+    side: Side
+    thresholds: Tensor
+    tables: SymbolTables
+
+
+@dataclass(frozen=True, eq=False)
+class FrozenModel:
+    """A neural still codec's weights and tables.
+
+    Attributes:
+        description: what it is.
+        g_a: from pixels 0..255 to y.
+        g_s: from y's whole steps to pixels 0..255.
+        side: of y.
+        tables: of the factorised latent (y of a CAE, z of a hyperprior): table `position * C + channel`.
+        hyper: the second stage, if there is one.
+    """
+
+    description: Description
+    g_a: ExactTransform
+    g_s: ExactTransform
+    side: Side
+    tables: SymbolTables
+    hyper: Hyper | None = field(default=None)
+
+    def __post_init__(self) -> None:
+        """Check that the parts belong together.
+
+        Raises:
+            ValueError: if they do not.
+        """
+        factorised = self.hyper.side if self.hyper else self.side
+        positions = len(self.description.lambdas)
+        if len(self.tables) != factorised.gain.numel():
+            raise ValueError(f"expected {factorised.gain.numel()} entropy tables, got {len(self.tables)}")
+        for side in (self.side, factorised):
+            for vectors in (side.gain, side.entry):
+                if vectors.ndim != 2 or len(vectors) != positions or not torch.isfinite(vectors).all():
+                    raise ValueError(f"expected finite gains for {positions} positions, got {tuple(vectors.shape)}")
+            if side.gain.shape != side.entry.shape or {side.gain.dtype, side.entry.dtype} != {torch.float32}:
+                raise ValueError("expected gains and entries of one shape and of float32")
+        if any(low >= high for low, high in pairwise((0.0, *self.description.lambdas))):
+            raise ValueError(f"lambdas {self.description.lambdas} do not rise from above 0")
+        if any(position not in range(positions) for position in self.description.trained):
+            raise ValueError(f"trained positions {self.description.trained} are not in 0..{positions - 1}")
+        if self.hyper and (len(self.hyper.tables) != len(self.hyper.thresholds) + 1):
+            raise ValueError("expected one more Gaussian table than thresholds")
+        self._check_channels()
+        if self.hyper and not (torch.isfinite(self.hyper.y_entry).all() and (self.hyper.thresholds.diff() > 0).all()):
+            raise ValueError("expected a finite entry of h_a and thresholds of scales that rise")
+
+    def _check_channels(self) -> None:
+        """Check that transforms, vectors and images fit each other."""
+        latent = self.side.gain.shape[1]
+        expected = [(self.g_a, 3, latent), (self.g_s, latent, 3)]
+        if self.hyper:
+            hyper_latent = self.hyper.side.gain.shape[1]
+            outputs = latent * (1 + self.description.means)
+            expected += [(self.hyper.h_a, latent, hyper_latent), (self.hyper.h_s, hyper_latent, outputs)]
+            if self.hyper.y_entry.shape != (latent,):
+                raise ValueError(f"expected an entry of h_a for {latent} channels, got {self.hyper.y_entry.shape}")
+        for transform, inputs, outputs in expected:
+            if (transform.num_inputs, transform.num_outputs) != (inputs, outputs):
+                raise ValueError(
+                    f"expected a transform from {inputs} to {outputs} channels, "
+                    f"got one from {transform.num_inputs} to {transform.num_outputs}"
+                )
+            for index, layer in enumerate(transform.layers):
+                gdn = layer.shape.kind in ("gdn", "igdn")
+                of_pixels = transform is self.g_a and index == 0
+                largest = LARGEST_PIXEL if of_pixels else LARGEST_SQUARE if gdn else LARGEST_ACTIVATION
+                if layer.shape.largest_input != largest:
+                    raise ValueError(f"a layer says its inputs reach {layer.shape.largest_input}, they reach {largest}")
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return every number of the model by its name in the file."""
+        tensors = {**self.g_a.tensors("g_a"), **self.g_s.tensors("g_s"), "y.gain": self.side.gain}
+        tensors |= {"y.entry": self.side.entry, **_table_tensors("tables", self.tables)}
+        if self.hyper:
+            tensors |= {**self.hyper.h_a.tensors("h_a"), **self.hyper.h_s.tensors("h_s")}
+            tensors |= {"z.gain": self.hyper.side.gain, "z.entry": self.hyper.side.entry}
+            tensors |= {"h_a.entry": self.hyper.y_entry, "scales.thresholds": self.hyper.thresholds}
+            tensors |= _table_tensors("scales", self.hyper.tables)
+        return tensors
+
+    @cached_property
+    def hash(self) -> bytes:
+        """Return the hash that payloads carry, 6 bytes."""
+        state = hashlib.blake2b(digest_size=HASH_BYTES)
+        # Not pydantic's own JSON, whose way to write numbers may change with its version.
+        state.update(json.dumps(self.description.model_dump(mode="json"), sort_keys=True).encode())
+        for name, tensor in sorted(self.tensors().items()):
+            state.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+            state.update(tensor.contiguous().numpy().tobytes())
+        return state.digest()
+
+    @cached_property
+    def num_bytes(self) -> int:
+        """Return the bytes of all numbers as stored."""
+        return sum(tensor.numel() * tensor.element_size() for tensor in self.tensors().values())
+
+    def save(self, path: Path) -> None:
+        """Write the model to a file, complete or not at all."""
+        tensors = {name: tensor.contiguous() for name, tensor in self.tensors().items()}
+        unfinished = path.with_suffix(f".{os.getpid()}.tmp")
+        save_file(tensors, unfinished, {_KEY: self.description.model_dump_json()})
+        unfinished.chmod(0o644)
+        unfinished.replace(path)
+
+    @classmethod
+    def load(cls, path: Path) -> "FrozenModel":
+        """Read a model from a file.
+
+        Raises:
+            ModelFileError: if it is missing, damaged or no model of a still codec.
+        """
+        if not path.is_file():
+            raise ModelFileError(f"no file of weights {path}")
+        if path.stat().st_size > _MAX_FILE_BYTES:
+            raise ModelFileError(f"{path} is larger than {_MAX_FILE_BYTES} bytes: no codec's weights")
+        try:
+            with safe_open(path, "pt") as file:
+                text = (file.metadata() or {}).get(_KEY)
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            if text is None:
+                raise ValueError("it is no frozen model; a training's checkpoint must be frozen first: roadbits train")
+            return cls._of(Description.model_validate(json.loads(text)), tensors)
+        except (SafetensorError, ValidationError, KeyError, TypeError, ValueError, RuntimeError, IndexError) as error:
+            raise ModelFileError(f"cannot use the weights in {path}: {error}") from error
+
+    @classmethod
+    def _of(cls, description: Description, tensors: Mapping[str, Tensor]) -> "FrozenModel":
+        transforms = {
+            name: ExactTransform.of(name, [Shape(**layer.model_dump()) for layer in layers], tensors)
+            for name, layers in description.transforms.items()
+        }
+        hyper = None
+        if description.architecture == "hyperprior":
+            hyper = Hyper(
+                transforms["h_a"],
+                transforms["h_s"],
+                tensors["h_a.entry"],
+                Side(tensors["z.gain"], tensors["z.entry"]),
+                tensors["scales.thresholds"],
+                _tables_of("scales", tensors),
+            )
+        side = Side(tensors["y.gain"], tensors["y.entry"])
+        return cls(description, transforms["g_a"], transforms["g_s"], side, _tables_of("tables", tensors), hyper)
+
+
+def _table_tensors(name: str, tables: SymbolTables) -> dict[str, Tensor]:
+    numbers: dict[str, NDArray[np.integer]] = {
+        "frequencies": tables.frequencies.astype(np.uint16),
+        "lengths": tables.lengths,
+        "lowest": tables.lowest,
+    }
+    return {f"{name}.{part}": torch.from_numpy(values) for part, values in numbers.items()}
+
+
+def _tables_of(name: str, tensors: Mapping[str, Tensor]) -> SymbolTables:
+    parts = (tensors[f"{name}.{part}"].numpy().astype(np.int32) for part in ("frequencies", "lengths", "lowest"))
+    return SymbolTables(*parts)

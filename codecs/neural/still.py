@@ -1,0 +1,239 @@
+"""Neural still codecs: frozen models behind the interface that JPEG has too.
+
+Encoding and decoding run exact networks only, so one image and one operating point give the same payload, and one
+payload the same image, on any machine and with any number of threads.
+
+A body is one entropy-coded stack: z, if there is one, then y. The container names the model's hash and the position
+among its rates.
+
+Not here: the networks (`cae`, `hyperprior`, `integer`), files of weights (`model_file`).
+"""
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+
+import constriction
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from roadbits.codecs.bitstream import BitstreamError, CodecId, Container, expect, pack
+from roadbits.codecs.codec import Complexity, Image, OperatingPoint, check_image
+from roadbits.codecs.integer import LARGEST_ACTIVATION
+from roadbits.codecs.neural.model_file import FrozenModel, Hyper, Side
+from roadbits.codecs.symbol_tables import Symbols, SymbolTables, check_read, coder_bytes, coder_of
+from roadbits.codecs.timing import section
+
+SMALLEST_SIDE = 16
+LARGEST_IMAGE_PIXELS = 4096 * 4096
+"""Activations take about a hundred bytes per pixel: a payload must not be able to ask for more."""
+_KNOB = "lambda"
+_SIGNIFICANT = 4
+_LARGEST_LATENT = 2.0**21
+_Y_STRIDE, _Z_STRIDE = 16, 64
+
+_CODEC_IDS = {"cae": CodecId.CAE, "hyperprior": CodecId.HYPERPRIOR}
+
+
+@dataclass(frozen=True, eq=False)
+class NeuralStill:
+    """A still codec with the weights of one frozen model.
+
+    Attributes:
+        name: on the command line; with a file of one's own, the file follows a colon.
+        model: the weights and tables.
+    """
+
+    name: str
+    model: FrozenModel
+
+    @property
+    def model_hash(self) -> bytes:
+        """Return the hash of the weights and tables, which every payload names."""
+        return self.model.hash
+
+    @property
+    def codec_id(self) -> CodecId:
+        """Return what its payloads name as their codec."""
+        return _CODEC_IDS[self.model.description.architecture]
+
+    @property
+    def stride(self) -> int:
+        """Return what sides are padded to a multiple of."""
+        return _Z_STRIDE if self.model.hyper else _Y_STRIDE
+
+    @cached_property
+    def fine_points(self) -> tuple[OperatingPoint, ...]:
+        """Every position of the model, from the lowest rate up."""
+        return tuple(_point(lmbda) for lmbda in self.model.description.lambdas)
+
+    @property
+    def points(self) -> tuple[OperatingPoint, ...]:
+        """The positions that were trained."""
+        return tuple(self.fine_points[position] for position in self.model.description.trained)
+
+    def check(self, point: OperatingPoint) -> None:
+        """Raise ValueError if `point` is no lambda within the model's range."""
+        self._position(point)
+
+    def _position(self, point: OperatingPoint) -> int:
+        """Return the position whose lambda is nearest, in ratio."""
+        lambdas = self.model.description.lambdas
+        low, high = (float(f"{lmbda:.{_SIGNIFICANT}g}") for lmbda in (lambdas[0], lambdas[-1]))
+        if [knob for knob, _ in point.settings] != [_KNOB] or not low <= point[_KNOB] <= high:
+            raise ValueError(f"codec {self.name} has no point {point}: choose lambda from {low} to {high}")
+        wanted = math.log(point[_KNOB])
+        return min(range(len(lambdas)), key=lambda position: abs(math.log(lambdas[position]) - wanted))
+
+    def encode(self, image: Image, point: OperatingPoint) -> bytes:
+        """Return the payload of an image; see `Codec.encode`."""
+        height, width = check_image(image)
+        if min(height, width) < SMALLEST_SIDE or height * width > LARGEST_IMAGE_PIXELS:
+            raise ValueError(
+                f"codec {self.name} wants sides of at least {SMALLEST_SIDE} and at most {LARGEST_IMAGE_PIXELS} pixels "
+                f"in all, got {height} x {width}"
+            )
+        position = self._position(point)
+        coder = constriction.stream.stack.AnsCoder()
+        with torch.inference_mode():
+            with section("transform"):
+                latents = self._quantised(self._latent(image), position)
+            with section("entropy"):
+                for tables, values, which in latents:
+                    tables.push(coder, values, which)
+                body = coder_bytes(coder)
+        with section("container"):
+            return pack(Container(self.codec_id, height, width, (position,), body, model_hash=self.model.hash))
+
+    def _latent(self, image: Image) -> Tensor:
+        """Return y (1, C, h, w), unquantised, of an image padded by repeating its edges."""
+        below, right = (-side % self.stride for side in image.shape[:2])
+        padded = np.pad(image, ((0, below), (0, right), (0, 0)), mode="edge")
+        return self.model.g_a(_channels_last(torch.from_numpy(padded).permute(2, 0, 1)[None].float()))
+
+    def _quantised(self, y: Tensor, position: int) -> list[tuple[SymbolTables, Symbols, NDArray[np.int64]]]:
+        """Return what goes onto the stack, in order: each latent's tables, its symbols and the table of each."""
+        side, hyper = self.model.side, self.model.hyper
+        scaled = y * _vector(side.gain[position])
+        if hyper is None:
+            return [(self.model.tables, _symbols(scaled), self._factorised_tables(side, position, scaled.shape))]
+        magnitudes = y if self.model.description.means else y.abs()
+        z = hyper.h_a(_steps(magnitudes, hyper.y_entry)) * _vector(hyper.side.gain[position])
+        z_symbols = _symbols(z)
+        which, means = self._gaussians(hyper, _latents(z_symbols, z.shape), position)
+        return [
+            (hyper.tables, _symbols(scaled - means), which),
+            (self.model.tables, z_symbols, self._factorised_tables(hyper.side, position, z.shape)),
+        ]
+
+    def accepts(self, container: Container) -> bool:
+        """Return whether a payload was made with this very model."""
+        return container.codec_id == self.codec_id and container.model_hash == self.model.hash
+
+    def decode(self, payload: bytes) -> Image:
+        """Return the image of a payload; see `Codec.decode`."""
+        with section("container"):
+            container = expect(payload, self.codec_id, num_values=1)
+        if container.model_hash != self.model.hash:
+            raise BitstreamError(
+                f"payload needs the model {container.model_hash.hex()}, {self.name} has {self.model.hash.hex()}: "
+                f"give its weights as {self.model.description.architecture}:FILE"
+            )
+        (position,) = container.point
+        if position >= len(self.model.description.lambdas):
+            raise BitstreamError(
+                f"payload is of position {position}, the model has {len(self.model.description.lambdas)}"
+            )
+        pixels = container.height * container.width
+        if min(container.height, container.width) < SMALLEST_SIDE or pixels > LARGEST_IMAGE_PIXELS:
+            raise BitstreamError(
+                f"payload claims {container.height} x {container.width} pixels, {self.name} writes sides of at least "
+                f"{SMALLEST_SIDE} and at most {LARGEST_IMAGE_PIXELS} pixels in all"
+            )
+        with torch.inference_mode():
+            y_hat = self._pop(coder_of(container.body), container.height, container.width, position)
+            with section("transform"):
+                x_hat = self.model.g_s(_steps(y_hat, self.model.side.entry[position]))
+        image = x_hat[0, :, : container.height, : container.width].permute(1, 2, 0).to(torch.uint8)
+        return np.ascontiguousarray(image.numpy())
+
+    def _pop(self, coder: constriction.stream.stack.AnsCoder, height: int, width: int, position: int) -> Tensor:
+        """Return y_hat (1, C, h, w), still multiplied by its gain."""
+        side, hyper = self.model.side, self.model.hyper
+        rows, columns = (-(-extent // self.stride) * (self.stride // _Y_STRIDE) for extent in (height, width))
+        shape = (1, side.gain.shape[1], rows, columns)
+        if hyper is None:
+            with section("entropy"):
+                symbols = self.model.tables.pop(coder, self._factorised_tables(side, position, shape))
+                check_read(coder)
+            return _latents(symbols, shape)
+        z_shape = (1, hyper.side.gain.shape[1], rows * _Y_STRIDE // _Z_STRIDE, columns * _Y_STRIDE // _Z_STRIDE)
+        with section("entropy"):
+            z_symbols = self.model.tables.pop(coder, self._factorised_tables(hyper.side, position, z_shape))
+        with section("transform"):
+            which, means = self._gaussians(hyper, _latents(z_symbols, z_shape), position)
+        with section("entropy"):
+            symbols = hyper.tables.pop(coder, which)
+            check_read(coder)
+        return _latents(symbols, shape) + means
+
+    def _gaussians(self, hyper: Hyper, z_hat: Tensor, position: int) -> tuple[NDArray[np.int64], Tensor]:
+        """Return the table of each value of y (n,), and the means (1, M, h, w)."""
+        predicted = hyper.h_s(_steps(z_hat, hyper.side.entry[position]))
+        gain = _vector(self.model.side.gain[position])
+        if self.model.description.means:
+            scales, means = predicted.chunk(2, dim=1)
+            means = means * gain
+        else:
+            scales, means = predicted, predicted.new_zeros(1)
+        tables = torch.bucketize((scales * gain).contiguous(), hyper.thresholds)
+        return tables.reshape(-1).numpy(), means
+
+    @staticmethod
+    def _factorised_tables(side: Side, position: int, shape: tuple[int, ...] | torch.Size) -> NDArray[np.int64]:
+        channels = shape[1]
+        return np.repeat(np.arange(channels) + position * channels, math.prod(shape[2:]))
+
+    def complexity(self, point: OperatingPoint, height: int, width: int) -> Complexity:
+        """Return the cost of one image; see `Codec.complexity`."""
+        self._position(point)
+        rows, columns = (-(-side // self.stride) * self.stride for side in (height, width))
+        latent = (rows // _Y_STRIDE, columns // _Y_STRIDE)
+        encode, decode = self.model.g_a.macs(rows, columns), self.model.g_s.macs(*latent)
+        parameters = self.model.g_a.num_parameters() + self.model.g_s.num_parameters()
+        if hyper := self.model.hyper:
+            hyper_latent = (rows // _Z_STRIDE, columns // _Z_STRIDE)
+            encode += hyper.h_a.macs(*latent) + hyper.h_s.macs(*hyper_latent)
+            decode += hyper.h_s.macs(*hyper_latent)
+            parameters += hyper.h_a.num_parameters() + hyper.h_s.num_parameters()
+        return Complexity(encode, decode, parameters, self.model.num_bytes)
+
+
+def _point(lmbda: float) -> OperatingPoint:
+    return OperatingPoint.of(**{_KNOB: float(f"{lmbda:.{_SIGNIFICANT}g}")})
+
+
+def _vector(values: Tensor) -> Tensor:
+    return values[:, None, None]
+
+
+def _channels_last(values: Tensor) -> Tensor:
+    return values.contiguous(memory_format=torch.channels_last)
+
+
+def _steps(values: Tensor, entry: Tensor) -> Tensor:
+    """Return values as the whole steps that a transform takes."""
+    steps = values * _vector(entry)
+    return _channels_last(steps.add_(0.5).floor_().clamp_(-LARGEST_ACTIVATION, LARGEST_ACTIVATION))
+
+
+def _symbols(values: Tensor) -> Symbols:
+    """Return rounded values (n,); bounded, so that the escape's distance is."""
+    return values.round().clamp_(-_LARGEST_LATENT, _LARGEST_LATENT).to(torch.int32).reshape(-1).numpy()
+
+
+def _latents(symbols: Symbols, shape: tuple[int, ...]) -> Tensor:
+    """Return symbols as numbers of that shape."""
+    return torch.from_numpy(symbols).reshape(shape).float()

@@ -1,0 +1,1 @@
+"""Rate-distortion training of neural codecs: crops, optimiser, the loop, and freezing into integer models."""

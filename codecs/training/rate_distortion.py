@@ -1,0 +1,267 @@
+"""The training loop: one network, all its rates at once, resumable to the bit.
+
+The loss of an image at level k is `bpp_estimate + lambda_k * 255^2 * mse`, x in 0..1, weighted by sqrt(1 / lambda_k):
+without the weight the highest rate would drown the others. Kernels of convolutions are moved by Muon, everything else
+by Adam, the entropy model with its own learning rate. The learning rate warms up, stays, and falls to zero over the
+last part of the steps, so that a run can be prolonged from any checkpoint before its fall.
+
+Every random number of a step depends on the seed and the step alone; a checkpoint is weights, moments and the step.
+
+Not here: images (`crops`), what becomes of a trained network (`freezing`).
+"""
+
+import json
+import math
+import os
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Protocol, cast
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from roadbits.codecs.neural.cae import Forward
+from roadbits.codecs.training.crops import CropSampler
+from roadbits.codecs.training.muon import Muon
+
+_WARM_UP_STEPS = 200
+_AVERAGED_STEPS = 100
+
+
+class CheckpointError(Exception):
+    """A checkpoint that is damaged or of another configuration."""
+
+
+class TrainingError(Exception):
+    """A training that went astray; its weights are still those of the last good step."""
+
+
+class Network(Protocol):
+    """What can be trained: a module from images and levels to reconstructions and bits."""
+
+    stride: int
+    entropy_model: nn.Module
+
+    def __call__(self, x: Tensor, levels: Tensor) -> Forward:
+        """Return reconstructions and bits of images (B, 3, H, W) at levels (B,)."""
+        ...
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How to train.
+
+    Attributes:
+        lambdas: of the rate levels, rising.
+        steps: in all.
+        batch_size: crops a step.
+        crop: side of a crop, in pixels.
+        learning_rate: of the transforms.
+        entropy_learning_rate: of the entropy model and the gains.
+        cooldown: share of the steps over which the learning rates fall to zero.
+        clip: largest norm of the gradient of each optimiser's parameters.
+        seed: of initial weights, crops, levels and noise.
+    """
+
+    lambdas: tuple[float, ...]
+    steps: int
+    batch_size: int = 4
+    crop: int = 192
+    learning_rate: float = 1e-3
+    entropy_learning_rate: float = 3e-3
+    cooldown: float = 0.3
+    clip: float = 1.0
+    seed: int = 0
+
+    def factor(self, step: int) -> float:
+        """Return the share of the full learning rate at a step."""
+        falling = max(1.0, self.cooldown * self.steps)
+        return min(1.0, (step + 1) / _WARM_UP_STEPS, max(0.0, (self.steps - step) / falling))
+
+    @property
+    def fall_begins(self) -> int:
+        """The first step of the cooldown."""
+        return self.steps - round(self.cooldown * self.steps)
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a training stands; averages over the last hundred steps.
+
+    Attributes:
+        step: steps done.
+        steps: steps in all.
+        loss: weighted loss.
+        bpp_estimate: bits per pixel from the likelihoods, over all levels.
+        psnr_db: of the mean squared error over all levels.
+        steps_per_s: since this process began.
+    """
+
+    step: int
+    steps: int
+    loss: float
+    bpp_estimate: float
+    psnr_db: float
+    steps_per_s: float
+
+
+class RateDistortionTraining:
+    """A training that can stop and go on."""
+
+    def __init__(self, network: nn.Module, schedule: Schedule, crops: CropSampler, identity: dict[str, object]) -> None:
+        """Prepare to train.
+
+        Args:
+            network: a `Network`.
+            schedule: how.
+            crops: where from.
+            identity: what a checkpoint must have in common with this training beside the schedule.
+        """
+        self.network, self.schedule, self._crops = network.to(memory_format=torch.channels_last), schedule, crops
+        self.step = 0
+        self._identity = json.loads(json.dumps({**asdict(schedule), **identity}))
+        self._optimisers = _optimisers(network, schedule)
+        self._recent: list[tuple[float, float, float]] = []
+
+    def run(self, until: int) -> Iterator[Progress]:
+        """Train up to step `until`, yielding after every step.
+
+        Raises:
+            TrainingError: if the loss or a gradient is no finite number; the weights have not moved then.
+        """
+        started, first = time.perf_counter(), self.step
+        while self.step < min(until, self.schedule.steps):
+            self._recent = [*self._recent[1 - _AVERAGED_STEPS :], self._one_step()]
+            self.step += 1
+            loss, bpp, mse = np.mean(self._recent, axis=0)
+            speed = (self.step - first) / (time.perf_counter() - started)
+            psnr_db = -10 * math.log10(max(mse, 1e-10))
+            yield Progress(self.step, self.schedule.steps, float(loss), float(bpp), psnr_db, speed)
+
+    def _one_step(self) -> tuple[float, float, float]:
+        """Do one step and return loss, bits per pixel and mean squared error."""
+        schedule, batch = self.schedule, self.schedule.batch_size
+        torch.manual_seed((schedule.seed << 32) + self.step)
+        for optimiser in self._optimisers:
+            for group in optimiser.param_groups:
+                group["lr"] = group["full_lr"] * schedule.factor(self.step)
+        x = torch.from_numpy(self._crops.batch(self.step, batch)).float().div(255).to(memory_format=torch.channels_last)
+        # Every run of consecutive images visits the levels evenly.
+        order = torch.randperm(len(schedule.lambdas))
+        levels = order[(torch.arange(batch) + self.step * batch) % len(order)]
+        lmbda = torch.tensor(schedule.lambdas)[levels]
+        with torch.autocast("cpu", torch.bfloat16):
+            forward = cast(Network, self.network)(x, levels.float())
+        bpp = forward.bits / schedule.crop**2
+        mse = torch.mean((forward.x_hat - x) ** 2, dim=(1, 2, 3))
+        loss = torch.mean((bpp + lmbda * 255**2 * mse) * torch.rsqrt(lmbda / lmbda.new_tensor(schedule.lambdas).mean()))
+        loss.backward()  # type: ignore[no-untyped-call]
+        norms = [
+            nn.utils.clip_grad_norm_(group["params"], schedule.clip)
+            for optimiser in self._optimisers
+            for group in optimiser.param_groups
+        ]
+        self._check_finite(loss, torch.stack(norms))
+        for optimiser in self._optimisers:
+            optimiser.step()
+            optimiser.zero_grad()
+        return loss.item(), bpp.mean().item(), mse.mean().item()
+
+    def _check_finite(self, loss: Tensor, norms: Tensor) -> None:
+        for name, values in (("loss", loss), ("gradient's norm", norms.max())):
+            if not torch.isfinite(values):
+                raise TrainingError(
+                    f"step {self.step + 1} of {self.schedule.steps}: the {name} is {values.item()}: the training has "
+                    "diverged, begin again with lower learning rates; the last checkpoint is kept"
+                )
+
+    def save(self, path: Path) -> None:
+        """Write a checkpoint, complete or not at all.
+
+        Raises:
+            TrainingError: if a number is not finite; the file stays as it was.
+        """
+        tensors = {f"network/{name}": value.contiguous() for name, value in self.network.state_dict().items()}
+        for number, optimiser in enumerate(self._optimisers):
+            for index, moments in optimiser.state_dict()["state"].items():
+                for name, value in moments.items():
+                    tensors[f"optimiser/{number}/{index}/{name}"] = value.contiguous()
+        broken = [name for name, value in tensors.items() if not torch.isfinite(value).all()]
+        if broken:
+            raise TrainingError(f"step {self.step}: {broken[0]} is not finite: begin again with lower learning rates")
+        unfinished = path.with_suffix(f".{os.getpid()}.tmp")
+        save_file(tensors, unfinished, {"step": str(self.step), "identity": json.dumps(self._identity)})
+        unfinished.replace(path)
+
+    def load(self, path: Path) -> None:
+        """Go on from a checkpoint.
+
+        The number of steps may differ as long as neither schedule had begun to cool down.
+
+        Raises:
+            CheckpointError: if it cannot be read or belongs to another configuration.
+        """
+        try:
+            with safe_open(path, "pt") as file:
+                metadata = file.metadata() or {}
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            step, identity = int(metadata["step"]), json.loads(metadata["identity"])
+        except (SafetensorError, KeyError, ValueError) as error:
+            raise CheckpointError(f"{path} is no checkpoint of a codec's training: {error}") from error
+        self._check_identity(path, step, identity)
+        self.network.load_state_dict(
+            {name.removeprefix("network/"): value for name, value in tensors.items() if name.startswith("network/")}
+        )
+        for number, optimiser in enumerate(self._optimisers):
+            state = optimiser.state_dict()
+            state["state"] = {}
+            for name, value in tensors.items():
+                if name.startswith(f"optimiser/{number}/"):
+                    index, moment = name.split("/")[2:]
+                    state["state"].setdefault(int(index), {})[moment] = value
+            optimiser.load_state_dict(state)
+        self.step = step
+
+    def _check_identity(self, path: Path, step: int, identity: dict[str, object]) -> None:
+        differing = [
+            f"{key}: {identity.get(key)!r} there, {self._identity.get(key)!r} here"
+            for key in sorted({*identity, *self._identity})
+            if identity.get(key) != self._identity.get(key) and key != "steps"
+        ]
+        if identity.get("steps") != self.schedule.steps:
+            fall = round(float(str(identity.get("steps", 0))) * (1 - self.schedule.cooldown))
+            if step > min(self.schedule.fall_begins, fall):
+                steps = f"{identity.get('steps')} there, {self.schedule.steps} here"
+                differing.append(f"steps: {steps}, and step {step} is in a cooldown")
+        if differing:
+            raise CheckpointError(f"{path} is of another configuration: {'; '.join(differing)}")
+
+
+def _optimisers(network: nn.Module, schedule: Schedule) -> list[torch.optim.Optimizer]:
+    """Return Muon for the kernels and Adam for the rest."""
+    kernels: list[nn.Parameter] = []
+    rest: list[nn.Parameter] = []
+    entropy: list[nn.Parameter] = []
+    for name, parameter in network.named_parameters():
+        if name.startswith("entropy_model") or "gain" in name:
+            entropy.append(parameter)
+        else:
+            (kernels if parameter.ndim == 4 else rest).append(parameter)
+    optimisers: list[torch.optim.Optimizer] = [
+        Muon(kernels, schedule.learning_rate),
+        torch.optim.Adam(
+            [
+                {"params": rest, "lr": schedule.learning_rate},
+                {"params": entropy, "lr": schedule.entropy_learning_rate},
+            ]
+        ),
+    ]
+    for optimiser in optimisers:
+        for group in optimiser.param_groups:
+            group["full_lr"] = group["lr"]
+    return optimisers
