@@ -42,8 +42,9 @@ def measure(codec: Codec, point: OperatingPoint, images: Iterable[Image]) -> RdP
         start = time.perf_counter()
         payload = codec.encode(image, point)
         encoded = time.perf_counter()
-        decoded = codec.decode(payload)
-        rows.append((psnr(decoded, image), ms_ssim(decoded, image), encoded - start, time.perf_counter() - encoded))
+        image_hat = codec.decode(payload)
+        decode_s = time.perf_counter() - encoded
+        rows.append((psnr(image_hat, image), ms_ssim(image_hat, image), encoded - start, decode_s))
         payload_bytes += len(payload)
         pixels += image.shape[0] * image.shape[1]
     if not rows:

@@ -1,4 +1,4 @@
-"""The command line: `roadbits run | check | report | encode | decode | rd | codecs | bench`.
+"""The command line: `roadbits run | check | report | encode | decode | rd | train | codecs | bench`.
 
 Exit codes: 0 done, 2 wrong use or a bad scenario, 3 the run failed, 130 interrupted. Results go to stdout, bars and
 messages to stderr.
@@ -31,6 +31,7 @@ from roadbits.fleet.uplink import UplinkError
 from roadbits.fleet.yaml_file import YamlFileError
 
 _WRONG_USE, _FAILED, _INTERRUPTED = 2, 3, 130
+_TIMED_IMAGES = 4
 
 
 def _fail(message: object, code: int) -> NoReturn:
@@ -41,6 +42,7 @@ def _fail(message: object, code: int) -> NoReturn:
 def _exit_codes(command: Callable[..., None]) -> Callable[..., None]:
     """Turn the program's errors into one clear message and the promised exit code."""
     from roadbits.codecs.image import ImageFileError
+    from roadbits.codecs.integer import InexactArithmeticError
 
     @functools.wraps(command)
     def wrapped(*args: Any, **kwargs: Any) -> None:
@@ -56,7 +58,7 @@ def _exit_codes(command: Callable[..., None]) -> Callable[..., None]:
             OtherCollectionError,
         ) as error:
             _fail(error, _WRONG_USE)
-        except (StoreError, BackendError, BitstreamError) as error:
+        except (StoreError, BackendError, BitstreamError, InexactArithmeticError) as error:
             _fail(error, _FAILED)
         except OSError as error:
             _fail(error, _WRONG_USE if isinstance(error, FileNotFoundError | IsADirectoryError) else _FAILED)
@@ -270,8 +272,9 @@ def encode(image: Path, payload: Path, codec_name: str, point: str | None, targe
 @cli.command()
 @click.argument("payload", type=click.Path(path_type=Path, dir_okay=False))
 @click.argument("image", type=click.Path(path_type=Path, dir_okay=False))
+@click.option("--codec", "codec_name", help="Only for weights of your own: NAME:FILE.")
 @_exit_codes
-def decode(payload: Path, image: Path) -> None:
+def decode(payload: Path, image: Path, codec_name: str | None) -> None:
     """Decompress PAYLOAD into IMAGE, a lossless format."""
     from roadbits.codecs import catalogue
     from roadbits.codecs.bitstream import MAX_BODY_BYTES
@@ -280,7 +283,11 @@ def decode(payload: Path, image: Path) -> None:
     if payload.stat().st_size > 2 * MAX_BODY_BYTES:
         raise BitstreamError(f"{payload}: {payload.stat().st_size} bytes, no payload is larger than {MAX_BODY_BYTES}")
     try:
-        pixels = catalogue.decode(payload.read_bytes())
+        further = [catalogue.codec_named(codec_name)] if codec_name else []
+    except ValueError as error:
+        raise click.UsageError(str(error)) from error
+    try:
+        pixels = catalogue.decode(payload.read_bytes(), further)
     except BitstreamError as error:
         raise BitstreamError(f"{payload}: {error}") from error
     write_image(image, pixels)
@@ -291,17 +298,23 @@ def decode(payload: Path, image: Path) -> None:
 @click.option("--images", required=True, type=click.Path(path_type=Path), help="A folder of images.")
 @click.option("--codec", "names", required=True, help="Codecs, separated by commas.")
 @click.option("--json", "json_file", type=click.Path(path_type=Path, dir_okay=False), help="Write the numbers here.")
+@click.option("--html", "page", type=click.Path(path_type=Path, dir_okay=False), help="Draw the curves here.")
 @click.option("--max-images", type=click.IntRange(min=1), help="Measure on that many images, evenly spaced.")
+@click.option("--timing", is_flag=True, help="Also time the middle point of each codec on 1 and 2 threads.")
 @_exit_codes
-def rd(images: Path, names: str, json_file: Path | None, max_images: int | None) -> None:
+def rd(
+    images: Path, names: str, json_file: Path | None, page: Path | None, max_images: int | None, timing: bool
+) -> None:
     """Measure rate and distortion on real bytes, and BD-rates."""
     from rich.console import Console
 
     from roadbits.codecs.catalogue import codec_named
     from roadbits.codecs.image import ImageFileError, list_images, read_image
     from roadbits.codecs.rate_distortion import bd_rates, measure_all
+    from roadbits.codecs.timing import time_codec
     from roadbits.fleet.progress import Display
-    from roadbits.fleet.report.rd_table import print_rd, rd_json
+    from roadbits.fleet.report.rd_curves import write_rd_curves
+    from roadbits.fleet.report.rd_table import print_rd, print_timings, rd_json
 
     try:
         codecs = [codec_named(name.strip()) for name in names.split(",")]
@@ -310,26 +323,70 @@ def rd(images: Path, names: str, json_file: Path | None, max_images: int | None)
     files = list_images(images)
     if max_images and len(files) > max_images:
         files = [files[k * len(files) // max_images] for k in range(max_images)]
-    if json_file and not json_file.parent.is_dir():
-        raise click.UsageError(f"--json {json_file}: no folder {json_file.parent}")
+    for option, file in (("--json", json_file), ("--html", page)):
+        if file and not file.parent.is_dir():
+            raise click.UsageError(f"{option} {file}: no folder {file.parent}")
     try:
         with Display().bar("measure", sum(len(codec.points) for codec in codecs)) as bar:
             points = measure_all(codecs, lambda: map(read_image, files), lambda _: bar.advance())
+        shown = list(map(read_image, files[:_TIMED_IMAGES])) if timing else []
+        timings = [
+            time_codec(codec, codec.points[len(codec.points) // 2], shown, threads)
+            for codec in codecs
+            for threads in ((1, 2) if codec.model_hash else (1,))
+            if timing
+        ]
     except ValueError as error:
         raise ImageFileError(f"{images}: a codec cannot take one of the images: {error}") from error
     rates = bd_rates(points)
-    print_rd(points, rates, Console(width=None if sys.stdout.isatty() else 120))
+    console = Console(width=None if sys.stdout.isatty() else 120)
+    print_rd(points, rates, console)
+    if timing:
+        print_timings(timings, console)
     if json_file:
-        json_file.write_text(json.dumps(rd_json(points, rates), indent=1) + "\n")
+        json_file.write_text(json.dumps(rd_json(points, rates, timings), indent=1) + "\n")
+    if page:
+        write_rd_curves(points, page)
 
 
 @cli.command()
 def codecs() -> None:
-    """List the codecs and their operating points."""
-    from roadbits.codecs.catalogue import STILL_CODECS
+    """List the codecs, their operating points, and what neural ones cost and weigh."""
+    from rich.console import Console
 
-    for codec in STILL_CODECS:
-        click.echo(f"{codec.name:<12} {'  '.join(map(str, codec.points))}")
+    from roadbits.codecs.catalogue import still_codecs
+    from roadbits.fleet.report.codec_table import print_codecs
+
+    print_codecs(still_codecs(), Console(width=None if sys.stdout.isatty() else 160))
+
+
+@cli.command()
+@click.argument("config", type=click.Path(path_type=Path, dir_okay=False))
+@click.option("--out", type=click.Path(path_type=Path, file_okay=False), help="Default: trainings/NAME.")
+@click.option("--resume", is_flag=True, help="Go on from the checkpoint in that folder.")
+@click.option("--threads", type=click.IntRange(min=1), help="Of torch; other numbers may round differently.")
+@click.option("--quiet", is_flag=True, help="Show no progress bars.")
+@_exit_codes
+def train(config: Path, out: Path | None, resume: bool, threads: int | None, quiet: bool) -> None:
+    """Train the codec that CONFIG, a YAML file, describes; its weights land in model.safetensors."""
+    import torch
+
+    from roadbits.codecs.training.crops import TrainingDataError
+    from roadbits.codecs.training.rate_distortion import CheckpointError, TrainingError
+    from roadbits.fleet.training_config import load_training
+    from roadbits.fleet.training_run import TrainingFolderError, TrainingRun
+
+    words = load_training(config)
+    if threads:
+        torch.set_num_threads(threads)
+    try:
+        click.echo(TrainingRun(words, out or Path("trainings") / words.name, quiet).execute(resume))
+    except (CheckpointError, TrainingDataError, TrainingFolderError) as error:
+        _fail(error, _WRONG_USE)
+    except TrainingError as error:
+        _fail(error, _FAILED)
+    except KeyboardInterrupt:
+        _fail("interrupted; add --resume to go on", _INTERRUPTED)
 
 
 @cli.command()

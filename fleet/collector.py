@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 
 from roadbits.codecs.bitstream import BitstreamError, unpack
-from roadbits.codecs.catalogue import codec_of
+from roadbits.codecs.catalogue import codec_named, codec_of
 from roadbits.fleet.store import Record, Store
 from roadbits.fleet.uplink import US_PER_S
 from roadbits.fleet.vehicle import Arm, ArmState, Upload
@@ -65,7 +65,7 @@ class Collector:
             return upload.fate, upload.reason
         try:
             container = unpack(upload.payload)
-            codec = codec_of(upload.payload)
+            codec = codec_of(upload.payload, (codec_named(upload.arm.codec),))
         except BitstreamError as error:
             return "rejected", str(error)
         if (container.height, container.width) != (upload.height, upload.width):

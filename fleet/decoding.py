@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import torch
 
 from roadbits.codecs.bitstream import BitstreamError
-from roadbits.codecs.catalogue import codec_named, decode
-from roadbits.codecs.codec import Image, OperatingPoint
+from roadbits.codecs.catalogue import codec_named
+from roadbits.codecs.codec import Codec, Image, OperatingPoint
 from roadbits.codecs.metrics import ms_ssim, psnr
 from roadbits.fleet.cameras.frame import DataError
 from roadbits.fleet.vehicle import Arm
@@ -38,8 +38,9 @@ class Decoded:
 
 @dataclass(frozen=True, eq=False)
 class Uploaded:
-    """Payloads that arrived, beside their originals uint8 (H, W, 3)."""
+    """Payloads of one arm that arrived, beside their originals uint8 (H, W, 3)."""
 
+    arm: Arm
     payloads: list[bytes]
     originals: list[Image]
 
@@ -56,7 +57,10 @@ def decode_uploaded(batch: Uploaded) -> list[Decoded]:
     """Decode payloads; one that does not decode gives a `Decoded` without an image."""
     # One thread, so that sums come out the same in every process.
     torch.set_num_threads(1)
-    return [_decoded(payload, original) for payload, original in zip(batch.payloads, batch.originals, strict=True)]
+    codec = codec_named(batch.arm.codec)
+    return [
+        _decoded(codec, payload, original) for payload, original in zip(batch.payloads, batch.originals, strict=True)
+    ]
 
 
 def compress_on_board(batch: OnBoard) -> list[Decoded]:
@@ -68,14 +72,14 @@ def compress_on_board(batch: OnBoard) -> list[Decoded]:
     torch.set_num_threads(1)
     codec, point = codec_named(batch.arm.codec), OperatingPoint.parse(batch.arm.point)
     try:
-        return [_decoded(codec.encode(original, point), original) for original in batch.originals]
+        return [_decoded(codec, codec.encode(original, point), original) for original in batch.originals]
     except ValueError as error:
         raise DataError(f"test frames with {batch.arm.key}: {error}") from error
 
 
-def _decoded(payload: bytes, original: Image) -> Decoded:
+def _decoded(codec: Codec, payload: bytes, original: Image) -> Decoded:
     try:
-        image = decode(payload)
+        image = codec.decode(payload)
     except BitstreamError as error:
         return Decoded(None, payload_bytes=len(payload), reason=str(error))
     return Decoded(image, psnr(image, original), ms_ssim(image, original), len(payload))

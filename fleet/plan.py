@@ -9,12 +9,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
+from roadbits.codecs.catalogue import codec_named
 from roadbits.downstream.setups import Frames, Setup
 from roadbits.fleet.scenario import Scenario
 from roadbits.fleet.stages import stage_key
 from roadbits.fleet.vehicle import Arm, arms_of
 
-_FORMAT = 1
+_FORMAT = 2
 """Raised when a stage's files or meaning change, so that old ones are not taken for new."""
 SHOWN_FRAMES = 3
 """Test frames whose predictions are kept for the report."""
@@ -60,7 +61,7 @@ class Plan:
     def collect_key(self) -> str:
         """Return the key of the collection."""
         words = self.scenario.model_dump(mode="json", include={"cameras", "fleet", "codecs", "seed"})
-        return stage_key("collect", format=_FORMAT, **words)
+        return stage_key("collect", format=_FORMAT, weights=[_weights(arm) for arm in self.arms], **words)
 
     def originals_key(self, split: str) -> str:
         """Return the key of a split's originals."""
@@ -74,7 +75,9 @@ class Plan:
 
     def on_board_key(self, arm: Arm) -> str:
         """Return the key of the test frames that an arm compressed on board."""
-        return stage_key("on-board", format=_FORMAT, arm=arm.key, originals=self.originals_key("test"))
+        return stage_key(
+            "on-board", format=_FORMAT, arm=arm.key, weights=_weights(arm), originals=self.originals_key("test")
+        )
 
     def train_key(self, job: TrainingJob) -> str:
         """Return the key of a trained segmenter."""
@@ -121,6 +124,11 @@ class Plan:
             f"{words.crop[0]}x{words.crop[1]}, {words.architecture} on {words.encoder}"
         )
         yield f"measure   {len(self.measuring_jobs())} combinations: {' '.join(self.setups)}, seeds {list(words.seeds)}"
+
+
+def _weights(arm: Arm) -> str:
+    """Return which weights an arm's codec uses, so that new ones under an old name are not taken for those."""
+    return codec_named(arm.codec).model_hash.hex()
 
 
 def shown_positions(frames: int) -> tuple[int, ...]:

@@ -2,24 +2,22 @@
 
 A list where a single value is expected is a sweep.
 
-Not here: what the keys mean (`scenario`), reading YAML itself (`yaml_file`).
+Not here: what the keys mean (`scenario`), reading YAML itself (`yaml_file`), naming the faults (`model_faults`).
 """
 
-import difflib
 import itertools
 import math
 import types
 import typing
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
 import pydantic
-import yaml
 from pydantic import BaseModel
 
+from roadbits.fleet.model_faults import model_faults, models_in
 from roadbits.fleet.scenario import Scenario
-from roadbits.fleet.yaml_file import NUMBER, Fault, KeyPath, YamlFile, YamlFileError, dotted, parse_scalar, read_yaml
+from roadbits.fleet.yaml_file import Fault, KeyPath, YamlFile, YamlFileError, dotted, dump_yaml, parse_scalar, read_yaml
 
 _MOST_VARIANTS = 200
 
@@ -52,7 +50,7 @@ def load_scenario(path: Path, settings: tuple[str, ...] = ()) -> list[Scenario]:
         try:
             scenario = Scenario.model_validate(values)
         except pydantic.ValidationError as error:
-            faults |= dict.fromkeys(_faults(file, values, error))
+            faults |= dict.fromkeys(model_faults(Scenario, "scenario", file, values, error))
         else:
             scenarios.append(scenario)
             label = ",".join(f"{dotted(key)}={value}" for key, value in zip(axes, choice, strict=True))
@@ -67,70 +65,6 @@ def load_scenario(path: Path, settings: tuple[str, ...] = ()) -> list[Scenario]:
 def _safe(label: str) -> str:
     """Return a name for a folder; two labels may become one name."""
     return "".join(char if char.isascii() and (char.isalnum() or char in "._=,+-") else "-" for char in label)[:100]
-
-
-def _faults(file: YamlFile, values: Any, error: pydantic.ValidationError) -> Iterator[Fault]:
-    """Yield pydantic's findings, but not that a tuple is too short whose entries it has refused itself."""
-    for detail in error.errors(include_url=False):
-        if not (detail["type"] == "too_short" and detail["input"]):
-            yield _fault(file, values, detail)
-
-
-def _fault(file: YamlFile, values: Any, detail: Any) -> Fault:
-    """Return pydantic's finding as a fault at its line; what is no key, such as a union's tag, leaves the path."""
-    path: list[str | int] = []
-    at = values
-    for part in detail["loc"]:
-        if _holds(at, part):
-            path.append(part)
-            at = at[part]
-    message = str(detail["msg"]).removeprefix("Value error, ")
-    match detail["type"]:
-        case "extra_forbidden":
-            message = "is no key of a scenario" + _did_you_mean(tuple(path))
-        case "missing":
-            path.append(detail["loc"][-1])
-            message = "is missing"
-        case "union_tag_not_found":
-            path.append("kind")
-            message = "is missing"
-        case "union_tag_invalid":
-            path.append("kind")
-            message = f"must be one of {detail['ctx']['expected_tags']}, got {detail['ctx']['tag']!r}"
-        case kind if kind != "value_error":
-            message = message[0].lower() + message[1:]
-            if not isinstance(detail["input"], dict | list):
-                message += f", got {detail['input']!r}"
-    key = tuple(path)
-    known = next(key[:n] for n in range(len(key), -1, -1) if key[:n] in file.lines or n == 0)
-    return Fault(file.lines.get(known, 1), key, message)
-
-
-def _holds(values: Any, part: str | int) -> bool:
-    if isinstance(values, dict):
-        return part in values
-    return isinstance(values, list) and isinstance(part, int) and part < len(values)
-
-
-def _did_you_mean(key: KeyPath) -> str:
-    known = {name for part in _all_parts(Scenario) for name in part.model_fields}
-    close = difflib.get_close_matches(str(key[-1]), known, 1)
-    return f"; did you mean {close[0]}?" if close else ""
-
-
-def _all_parts(part: type[BaseModel]) -> list[type[BaseModel]]:
-    found = [part]
-    for field in part.model_fields.values():
-        for child in _models_in(field.annotation):
-            found += _all_parts(child)
-    return found
-
-
-def _models_in(annotation: Any) -> list[type[BaseModel]]:
-    """Return the models that an annotation names, through unions, optionals and tuples."""
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return [annotation]
-    return [model for argument in typing.get_args(annotation) for model in _models_in(argument)]
 
 
 def _override(file: YamlFile, setting: str) -> None:
@@ -171,7 +105,7 @@ def _sweep_axes(part: type[BaseModel], values: Any, path: KeyPath) -> dict[KeyPa
     for name, field in part.model_fields.items():
         value = values.get(name) if isinstance(values, dict) else None
         here = (*path, name)
-        models = _models_in(field.annotation)
+        models = models_in(field.annotation)
         if isinstance(value, list) and value and not _takes_list(field.annotation):
             axes[here] = value
         elif isinstance(value, dict) and models and not _takes_list(field.annotation):
@@ -192,11 +126,4 @@ def _takes_list(annotation: Any) -> bool:
 
 def dump_scenario(scenario: Scenario) -> str:
     """Return the resolved scenario as YAML that `load_scenario` reads back."""
-    return yaml.dump(scenario.model_dump(mode="json"), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=110)
-
-
-class _Dumper(yaml.SafeDumper):
-    """Quotes text such as `1e-4`, which `read_yaml` takes for a number though PyYAML does not."""
-
-
-_Dumper.add_implicit_resolver("tag:yaml.org,2002:float", NUMBER, None)
+    return dump_yaml(scenario.model_dump(mode="json"))

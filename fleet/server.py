@@ -76,7 +76,7 @@ class Server:
                 with self._stages.writing(key) as folder, self._display.bar("decode", len(records)) as bar:
                     where = [position[record.vehicle, record.frame] for record in records]
                     batches = (
-                        Uploaded([_payload(record) for record in some], [originals.images[k] for k in places])
+                        Uploaded(arm, [_payload(record) for record in some], [originals.images[k] for k in places])
                         for some, places in zip(_chunks(records), _chunks(where), strict=True)
                     )
                     self._write_decoded(

@@ -163,3 +163,15 @@ def _scalar(node: yaml.ScalarNode, path: KeyPath, file: YamlFile) -> Any:
         # PyYAML's constructors check little: an empty !!int is an IndexError, a !!bool of another word a KeyError.
         file.faults.append(Fault(node.start_mark.line + 1, path, f"cannot be read: {_reason(error)}"))
         return None
+
+
+def dump_yaml(values: Any) -> str:
+    """Return plain values as YAML that `read_yaml` reads back."""
+    return yaml.dump(values, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=110)
+
+
+class _Dumper(yaml.SafeDumper):
+    """Quotes text such as `1e-4`, which `read_yaml` takes for a number though PyYAML does not."""
+
+
+_Dumper.add_implicit_resolver("tag:yaml.org,2002:float", NUMBER, None)

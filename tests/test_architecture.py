@@ -23,7 +23,8 @@ MAY_NOT_IMPORT = {
 ONLY_IN = {
     "ray": ("fleet/actors.py",),
     "flwr": ("fleet/sharing.py",),
-    "yaml": ("fleet/scenario_file.py", "fleet/yaml_file.py"),
+    "yaml": ("fleet/yaml_file.py",),
+    "constriction": ("codecs/symbol_tables.py", "codecs/neural/still.py"),
     "click": ("fleet/cli.py",),
     "av": ("codecs/legacy/", "fleet/cameras/video.py"),
     "panda3d": ("fleet/cameras/street/",),

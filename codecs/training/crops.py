@@ -111,20 +111,31 @@ class CropSampler:
     Step `s` of seed `k` always gives the same batch: a resumed run goes on as if it had never stopped.
     """
 
-    def __init__(self, caches: Sequence[ImageCache], weights: Sequence[float], size: int, seed: int) -> None:
-        """Choose a cache by weight and an image within it by area.
+    def __init__(
+        self, caches: Sequence[ImageCache], weights: Sequence[float], size: int, seed: int, busiest_of: int = 1
+    ) -> None:
+        """Choose a cache by weight and an image within it by the root of its area.
+
+        Args:
+            caches: where from.
+            weights: of the caches.
+            size: side of a crop, in pixels.
+            seed: of all choices.
+            busiest_of: draw that many crops and take the one with the strongest gradients. Photographs are calmer than
+                the view from a car: at JPEG quality 20 their crops take .33 to .5 bpp, frames of CamVid and KITTI
+                .57 and .71.
 
         Raises:
             TrainingDataError: if a cache has no image of at least `size` pixels a side.
         """
-        self._caches, self._size, self._seed = caches, size, seed
+        self._caches, self._size, self._seed, self._busiest_of = caches, size, seed, busiest_of
         self._weights = np.asarray(weights, dtype=np.float64) / sum(weights)
         self._chances = []
         for number, cache in enumerate(caches):
-            areas = np.where(cache.shapes.min(axis=1) >= size, cache.shapes.prod(axis=1), 0).astype(np.float64)
-            if not areas.any():
+            roots = np.where(cache.shapes.min(axis=1) >= size, np.sqrt(cache.shapes.prod(axis=1)), 0.0)
+            if not roots.any():
                 raise TrainingDataError(f"source {number} has no image of at least {size} x {size} pixels")
-            self._chances.append(areas / areas.sum())
+            self._chances.append(roots / roots.sum())
 
     def batch(self, step: int, num: int) -> NDArray[np.uint8]:
         """Return the crops of one step, uint8 (num, 3, size, size)."""
@@ -132,7 +143,8 @@ class CropSampler:
         return np.stack([self._crop(rng) for _ in range(num)]).transpose(0, 3, 1, 2)
 
     def _crop(self, rng: np.random.Generator) -> Image:
-        crop = self._cut(rng, int(rng.choice(len(self._caches), p=self._weights)), self._size)
+        source = int(rng.choice(len(self._caches), p=self._weights))
+        crop = max((self._cut(rng, source, self._size) for _ in range(self._busiest_of)), key=_busyness)
         return crop[:, ::-1] if rng.random() < 0.5 else crop
 
     def _cut(self, rng: np.random.Generator, source: int, size: int) -> Image:
@@ -155,3 +167,9 @@ class CropSampler:
         rng = np.random.default_rng(self._seed)
         sources = np.searchsorted(self._weights.cumsum(), (np.arange(num) + 0.5) / num)
         return [self._cut(rng, int(source), max(size, self._size)).copy() for source in sources]
+
+
+def _busyness(crop: Image) -> float:
+    """Return the mean magnitude of the gradient of green; of one crop alone it decides nothing."""
+    green = crop[::2, ::2, 1].astype(np.int16)
+    return float(np.abs(np.diff(green, axis=0)).mean() + np.abs(np.diff(green, axis=1)).mean())

@@ -227,6 +227,20 @@ class RateDistortionTraining:
             optimiser.load_state_dict(state)
         self.step = step
 
+    def load_weights(self, path: Path) -> None:
+        """Begin from the weights of another training's checkpoint.
+
+        Raises:
+            CheckpointError: if it cannot be read or holds another network.
+        """
+        try:
+            with safe_open(path, "pt") as file:
+                names = [name for name in file.keys() if name.startswith("network/")]  # noqa: SIM118
+                weights = {name.removeprefix("network/"): file.get_tensor(name) for name in names}
+            self.network.load_state_dict(weights)
+        except (SafetensorError, OSError, RuntimeError) as error:
+            raise CheckpointError(f"cannot begin from {path}: {error}") from error
+
     def _check_identity(self, path: Path, step: int, identity: dict[str, object]) -> None:
         differing = [
             f"{key}: {identity.get(key)!r} there, {self._identity.get(key)!r} here"

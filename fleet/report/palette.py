@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from roadbits.fleet.report.markup import Html, element, join
 from roadbits.fleet.report.measured import MeasuredRun
 
-_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8c8c8c")
-_SYMBOLS = (("circle", "●"), ("square", "■"), ("diamond", "◆"), ("triangle-up", "▲"), ("triangle-down", "▼"))
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8c8c8c")
+SYMBOLS = (("circle", "●"), ("square", "■"), ("diamond", "◆"), ("triangle-up", "▲"), ("triangle-down", "▼"))
 _DASHES = ("solid", "dash", "dot", "dashdot", "longdash")
 
 
@@ -47,10 +47,10 @@ def looks_of(runs: Sequence[MeasuredRun]) -> dict[tuple[str, str], Look]:
     looks = {}
     for position, (name, codec) in enumerate(lines):
         at = names.index(name) if len(codecs) == 1 else codecs.index(codec)
-        symbol, glyph = _SYMBOLS[at % len(_SYMBOLS)]
+        symbol, glyph = SYMBOLS[at % len(SYMBOLS)]
         label = codec if len(names) == 1 else f"{name} · {codec}"
         dash = _DASHES[names.index(name) % len(_DASHES)]
-        looks[name, codec] = Look(f"line-{position}", label, _COLOURS[at % len(_COLOURS)], symbol, glyph, dash)
+        looks[name, codec] = Look(f"line-{position}", label, COLOURS[at % len(COLOURS)], symbol, glyph, dash)
     return looks
 
 

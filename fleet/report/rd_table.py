@@ -12,6 +12,7 @@ from rich.table import Table
 
 from roadbits.codecs.metrics import BdRate
 from roadbits.codecs.rate_distortion import RdPoint
+from roadbits.codecs.timing import SECTIONS, Timing
 
 
 def print_rd(points: Sequence[RdPoint], rates: Mapping[str, BdRate], console: Console) -> None:
@@ -35,6 +36,26 @@ def print_rd(points: Sequence[RdPoint], rates: Mapping[str, BdRate], console: Co
         console.print("mean rate at equal PSNR, row against column, over the shared PSNR range", style="dim")
 
 
+def print_timings(timings: Sequence[Timing], console: Console) -> None:
+    """Print seconds per megapixel, in all and by section."""
+    table = Table("codec", "s/Mpx", box=None, header_style="bold")
+    for column in ("threads", "encode", *SECTIONS, "decode", *SECTIONS):
+        table.add_column(column, justify="right")
+    for timing in timings:
+        table.add_row(
+            timing.codec,
+            timing.point,
+            str(timing.threads),
+            *_seconds(timing.encode_s, timing.encode_sections_s),
+            *_seconds(timing.decode_s, timing.decode_sections_s),
+        )
+    console.print(table)
+
+
+def _seconds(in_all: float, sections: Mapping[str, float]) -> tuple[str, ...]:
+    return f"{in_all:.3f}", *(f"{sections[name]:.3f}" if name in sections else "" for name in SECTIONS)
+
+
 def _square(rates: Mapping[str, BdRate]) -> Table:
     names = list(dict.fromkeys(key.split(" vs ")[0] for key in rates))
     table = Table("BD-rate %", box=None, header_style="bold")
@@ -51,10 +72,11 @@ def _percent(rate: BdRate | None) -> str:
     return "no overlap" if rate.percent is None else f"{rate.percent:+.1f}"
 
 
-def rd_json(points: Sequence[RdPoint], rates: Mapping[str, BdRate]) -> dict[str, Any]:
+def rd_json(points: Sequence[RdPoint], rates: Mapping[str, BdRate], timings: Sequence[Timing] = ()) -> dict[str, Any]:
     """Return the content of `rd --json`."""
     return {
         "points": [asdict(point) for point in points],
         "bd_rate_percent": {name: rate.percent for name, rate in rates.items()},
         "bd_rate_overlap": {name: round(rate.overlap, 4) for name, rate in rates.items()},
+        **({"timings": [asdict(timing) for timing in timings]} if timings else {}),
     }

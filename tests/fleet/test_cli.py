@@ -8,7 +8,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from roadbits.codecs.bitstream import CodecId, Container, pack
-from roadbits.codecs.catalogue import STILL_CODECS
+from roadbits.codecs.catalogue import LEGACY_CODECS, codec_named, still_codecs
 from roadbits.codecs.codec import Codec
 from roadbits.codecs.image import read_image
 from roadbits.codecs.metrics import bpp, psnr
@@ -19,7 +19,7 @@ from roadbits.fleet.run import Run
 from roadbits.fleet.store import StoreError
 
 HEIGHT, WIDTH = 48, 64
-CODECS = pytest.mark.parametrize("codec", STILL_CODECS, ids=lambda codec: codec.name)
+CODECS = pytest.mark.parametrize("codec", LEGACY_CODECS, ids=lambda codec: codec.name)
 
 
 @pytest.fixture(autouse=True)
@@ -105,7 +105,8 @@ class TestBadScenario:
         message = failed(2, command, path, "--set", "fleet.vehicles=0")
         assert message.splitlines() == [
             "roadbits: --set: fleet.vehicles input should be greater than or equal to 1, got 0",
-            "mine.yaml:4: codecs[0].name no codec 'jpg': choose from jpeg, jpeg2000, webp, avif, hevc-intra",
+            "mine.yaml:4: codecs[0].name no codec 'jpg': choose from jpeg, jpeg2000, webp, avif, hevc-intra, "
+            "cae, hyperprior, or cae:FILE or hyperprior:FILE for weights of your own",
             "mine.yaml:5: sed is no key of a scenario; did you mean seed?",
         ]
 
@@ -279,7 +280,7 @@ def test_without_point_or_rate_the_middle_of_the_ladder_is_taken() -> None:
     ("options", "expected"),
     [
         (("--codec", "jpeg", "--point", "quality=30", "--bpp", "1"), "give --point or --bpp, not both"),
-        (("--codec", "jpg"), "no codec 'jpg': choose from jpeg, jpeg2000, webp, avif, hevc-intra"),
+        (("--codec", "jpg"), "no codec 'jpg': choose from jpeg, jpeg2000, webp, avif, hevc-intra, "),
         (("--codec", "jpeg", "--point", "quality=0"), "expected quality=N, N a whole number 1..100"),
         (("--codec", "jpeg", "--point", "best"), "'best' is not of the form knob=value"),
         (("--codec", "jpeg", "--bpp", "0"), "target rate is 0.0 bpp, expected more than 0 and finite"),
@@ -336,11 +337,13 @@ def test_a_lossy_format_is_no_place_for_a_decoded_image() -> None:
 
 
 def test_every_codec_is_listed_with_its_points() -> None:
-    lines = done("codecs").splitlines()
-    assert [line.split()[0] for line in lines] == [codec.name for codec in STILL_CODECS]
-    for line, codec in zip(lines, STILL_CODECS, strict=True):
-        shown = line.split()[1:]
-        assert shown == [str(point) for point in codec.points]
+    lines = done("codecs").splitlines()[1:]
+    assert [line.split()[0] for line in lines] == [codec.name for codec in still_codecs()]
+    for line, codec in zip(lines, still_codecs(), strict=True):
+        knob = codec.points[0].settings[0][0]
+        values = [f"{point[knob]:g}" for point in codec.points]
+        assert line.split()[1 : 2 + len(values)] == [knob, *values]
+        assert line.rstrip().endswith(codec.model_hash.hex())
 
 
 def test_rd_prints_a_table_and_writes_what_others_read() -> None:
@@ -348,7 +351,7 @@ def test_rd_prints_a_table_and_writes_what_others_read() -> None:
         picture(f"images/deep/{k}.png", k)
     text = done("rd", "--images", "images", "--codec", "jpeg, webp", "--json", "rd.json")
     data = json.loads(Path("rd.json").read_text())
-    arms = [("jpeg", str(p)) for p in STILL_CODECS[0].points] + [("webp", str(p)) for p in STILL_CODECS[2].points]
+    arms = [("jpeg", str(p)) for p in LEGACY_CODECS[0].points] + [("webp", str(p)) for p in LEGACY_CODECS[2].points]
     assert [(row["codec"], row["point"]) for row in data["points"]] == arms
     for row in data["points"]:
         assert set(row) >= {"codec", "point", "images", "bpp", "psnr_db", "ms_ssim", "encode_s", "decode_s"}
@@ -362,6 +365,22 @@ def test_rd_prints_a_table_and_writes_what_others_read() -> None:
     assert (1 + rates["jpeg vs webp"] / 100) * (1 + rates["webp vs jpeg"] / 100) == pytest.approx(1, rel=0.01)
     for rate in rates.values():
         assert f"{rate:+.1f}" in text
+
+
+def test_rd_draws_neural_and_legacy_codecs_and_times_them() -> None:
+    picture("images/0.png", 0)
+    text = done("rd", "--images", "images", "--codec", "jpeg,cae", "--html", "rd.html", "--json", "rd.json", "--timing")
+    page = Path("rd.html").read_text()
+    assert "plotly" in page
+    for codec in (codec_named("jpeg"), codec_named("cae")):
+        assert all(str(point) in page for point in codec.points)
+    timings = json.loads(Path("rd.json").read_text())["timings"]
+    assert [(row["codec"], row["threads"]) for row in timings] == [("jpeg", 1), ("cae", 1), ("cae", 2)]
+    for row in timings[1:]:
+        for side in ("encode", "decode"):
+            assert set(row[f"{side}_sections_s"]) == {"transform", "entropy", "container"}
+            assert sum(row[f"{side}_sections_s"].values()) <= row[f"{side}_s"]
+    assert "s/Mpx" in text
 
 
 def test_rd_measures_as_many_images_as_it_is_told() -> None:

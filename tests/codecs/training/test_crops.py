@@ -117,14 +117,24 @@ def test_crops_are_windows_of_an_image_half_of_them_mirrored(tmp_path: Path) -> 
     assert 30 < mirrored < 70
 
 
-def test_sources_are_mixed_by_weight_and_images_by_area(tmp_path: Path) -> None:
-    first = cached(tmp_path / "a.bin", coded(100, 100, 0), coded(100, 300 // 2, 1), coded(100, 63, 9))
+def test_sources_are_mixed_by_weight_and_images_by_the_root_of_their_area(tmp_path: Path) -> None:
+    first = cached(tmp_path / "a.bin", coded(100, 100, 0), coded(100, 225, 1), coded(100, 63, 9))
     second = cached(tmp_path / "b.bin", coded(100, 100, 2))
     crops = CropSampler([first, second], [3, 1], 64, seed=0).batch(0, 1000)
     counts = np.bincount(crops[:, 2, 0, 0], minlength=10)
     assert counts[2] == pytest.approx(250, abs=45)
     assert counts[1] / counts[0] == pytest.approx(1.5, rel=0.2)
     assert counts[9] == 0, "a crop came from an image that is too small"
+
+
+def test_the_busiest_of_several_crops_is_taken(tmp_path: Path) -> None:
+    image = np.full((64, 640, 3), 90, np.uint8)
+    image[:, 320:] = np.random.default_rng(0).integers(0, 256, (64, 320, 3), dtype=np.uint8)
+    caches = [cached(tmp_path / "a.bin", image)]
+    calm, busy = (CropSampler(caches, [1], 64, seed=0, busiest_of=num).batch(0, 200) for num in (1, 3))
+    quiet = [float(np.mean([crop.std() < 1 for crop in crops])) for crops in (calm, busy)]
+    assert quiet[0] == pytest.approx(0.44, abs=0.1)
+    assert quiet[1] == pytest.approx(0.44**3, abs=0.06)
 
 
 def test_a_source_whose_images_are_all_too_small_is_refused(tmp_path: Path) -> None:

@@ -1,0 +1,45 @@
+"""The table of `roadbits codecs`: every codec, its operating points, and what a neural one costs and weighs.
+
+Not here: the codecs (`roadbits.codecs.catalogue`).
+"""
+
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.table import Table
+
+from roadbits.codecs.codec import Codec
+
+_SIDE = 1024
+
+
+def print_codecs(codecs: Sequence[Codec], console: Console) -> None:
+    """Print a row for each codec; costs are per pixel of a large image, thousands of multiply-accumulates."""
+    table = Table("codec", "operating points", box=None, header_style="bold")
+    for column in ("kMAC/px encode", "decode", "parameters", "weights MB", "model hash"):
+        table.add_column(column, justify="right")
+    for codec in codecs:
+        table.add_row(codec.name, _points(codec), *_costs(codec))
+    console.print(table)
+
+
+def _points(codec: Codec) -> str:
+    """Return the ladder, its knob said once."""
+    settings = [point.settings for point in codec.points]
+    if any(len(each) != 1 for each in settings):
+        return "  ".join(map(str, codec.points))
+    return f"{settings[0][0][0]} " + " ".join(str(point).partition("=")[2] for point in codec.points)
+
+
+def _costs(codec: Codec) -> tuple[str, ...]:
+    if not codec.model_hash:
+        return "", "", "", "", ""
+    cost = codec.complexity(codec.points[-1], _SIDE, _SIDE)
+    pixels = _SIDE**2
+    return (
+        f"{cost.encode_macs / pixels / 1e3:.1f}",
+        f"{cost.decode_macs / pixels / 1e3:.1f}",
+        f"{cost.parameters / 1e6:.2f} M",
+        f"{cost.weight_bytes / 1e6:.1f}",
+        codec.model_hash.hex(),
+    )

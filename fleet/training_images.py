@@ -1,0 +1,106 @@
+"""The images of a training: each source is rendered or reduced once and kept in a cache beside the training.
+
+A cache's name is the hash of exactly what it depends on: the source's words and its files, or this program's version
+for the generated street.
+
+Not here: crops (`codecs.training.crops`), the training (`training_run`).
+"""
+
+from collections.abc import Iterator, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, assert_never
+
+from roadbits.codecs.codec import Image
+from roadbits.codecs.image import list_images, read_image
+from roadbits.codecs.training.crops import ImageCache, TrainingDataError, reduced
+from roadbits.fleet.cameras.street import DOMAINS, StreetSource
+from roadbits.fleet.progress import Bar, Display
+from roadbits.fleet.stages import stage_key
+from roadbits.fleet.training_config import FolderImages, StreetImages
+
+_SUFFIX = ".bin"
+
+
+def cache_name(images: FolderImages | StreetImages) -> str:
+    """Return the file name of a source's cache.
+
+    Raises:
+        ImageFileError: if a folder is missing or holds no image.
+    """
+    return stage_key(images.kind, words=images.model_dump(mode="json"), made_of=_ingredients(images)) + _SUFFIX
+
+
+def _ingredients(images: FolderImages | StreetImages) -> Any:
+    match images:
+        case FolderImages():
+            files = [(path, path.stat()) for path in list_images(Path(images.path))]
+            return [[str(path), found.st_size, found.st_mtime_ns] for path, found in files]
+        case StreetImages():
+            return version("roadbits")
+        case _:
+            assert_never(images)
+
+
+def open_cache(images: FolderImages | StreetImages, folder: Path, display: Display) -> ImageCache:
+    """Open a source's cache in a folder, made first if it is not there.
+
+    Raises:
+        ImageFileError: if an image cannot be read.
+        TrainingDataError: if no image is large enough, or the cache is damaged.
+        DataError: if the street cannot be rendered.
+    """
+    path = folder / cache_name(images)
+    if not path.exists():
+        match images:
+            case FolderImages():
+                files = list_images(Path(images.path))
+                with display.bar("photographs", len(files)) as bar:
+                    ImageCache.write(path, _reduced(images, files, bar))
+            case StreetImages():
+                with display.bar("street", images.drives * images.frames) as bar:
+                    ImageCache.write(path, _rendered(images, bar))
+            case _:
+                assert_never(images)
+    return ImageCache.open(path)
+
+
+def remove_other_caches(folder: Path, used: Sequence[FolderImages | StreetImages]) -> None:
+    """Remove the caches that belong to none of these sources."""
+    names = {cache_name(images) for images in used}
+    for path in folder.glob(f"*{_SUFFIX}"):
+        if path.name not in names:
+            path.with_suffix(".json").unlink(missing_ok=True)
+            path.unlink()
+
+
+def _reduced(images: FolderImages, files: Sequence[Path], bar: Bar) -> Iterator[Image]:
+    found = 0
+    for path in files:
+        for image in reduced(read_image(path), images.factors, images.min_side):
+            found += 1
+            yield image
+        bar.advance()
+    if not found:
+        raise TrainingDataError(
+            f"{images.path}: none of its {len(files)} images, divided by {images.factors}, has a shorter side of "
+            f"{images.min_side} pixels: choose smaller factors or a smaller min_side"
+        )
+
+
+def _rendered(images: StreetImages, bar: Bar) -> Iterator[Image]:
+    for drive in range(images.first_drive, images.first_drive + images.drives):
+        height, width = images.sizes[drive % len(images.sizes)]
+        source = StreetSource(
+            seed=images.seed,
+            split="train",
+            vehicle=drive,
+            domains=(DOMAINS[drive % len(DOMAINS)],),
+            num_frames=images.frames,
+            interval_s=images.interval_s,
+            height=height,
+            width=width,
+        )
+        for frame in source:
+            yield frame.image
+            bar.advance()

@@ -1,0 +1,195 @@
+"""A training in its folder: image caches, checkpoints, validation on real bytes, and the frozen model.
+
+The folder holds `config.yaml` (resolved), `cache/`, `checkpoint.safetensors`, `model.safetensors` (frozen at the last
+validation), `log.jsonl` and `curves.html`. A training that was stopped and resumed ends with the same bits as one that
+was not, on the same machine with the same number of threads.
+
+Not here: the loop (`codecs.training.rate_distortion`), the measuring (`training_validation`), the words
+(`training_config`).
+"""
+
+import fcntl
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import assert_never
+
+import torch
+
+from roadbits.codecs.neural.cae import CAE
+from roadbits.codecs.neural.hyperprior import Hyperprior
+from roadbits.codecs.neural.model_file import FrozenModel, ModelFileError
+from roadbits.codecs.training.crops import CropSampler
+from roadbits.codecs.training.rate_distortion import Progress, RateDistortionTraining
+from roadbits.fleet.interrupts import Interrupts, postponed_interrupts
+from roadbits.fleet.progress import Display
+from roadbits.fleet.report.training_curves import write_training_curves
+from roadbits.fleet.stages import write_whole
+from roadbits.fleet.training_config import CaeCodec, HyperpriorCodec, StillCodecTraining, dump_training
+from roadbits.fleet.training_images import cache_name, open_cache, remove_other_caches
+from roadbits.fleet.training_validation import Validation
+
+_NUM_CALIBRATION_IMAGES = 24
+
+
+class TrainingFolderError(Exception):
+    """A folder that a training cannot begin in; the message says what to do."""
+
+
+def build_network(words: StillCodecTraining) -> CAE | Hyperprior:
+    """Return the network with the initial weights that the seed gives."""
+    torch.manual_seed(words.seed)
+    match words.codec:
+        case CaeCodec() as codec:
+            return CAE(codec.channels, words.lambdas)
+        case HyperpriorCodec() as codec:
+            return Hyperprior(codec.channels, codec.latent_channels, words.lambdas, codec.layers, codec.means)
+        case _:
+            assert_never(words.codec)
+
+
+def identity_of(words: StillCodecTraining, digests: Sequence[str]) -> dict[str, object]:
+    """Return what a checkpoint must have in common with a training beside the schedule.
+
+    Args:
+        words: of the training.
+        digests: of the pixels of each source of crops.
+    """
+    identity: dict[str, object] = {f"codec.{key}": value for key, value in words.codec.model_dump().items()}
+    identity["busiest_of"] = words.busiest_of
+    for number, (source, digest) in enumerate(zip(words.data, digests, strict=True)):
+        identity |= {f"data[{number}].weight": source.weight, f"data[{number}].digest": digest}
+    return identity
+
+
+class TrainingRun:
+    """One training in one folder."""
+
+    def __init__(self, words: StillCodecTraining, folder: Path, quiet: bool = False) -> None:
+        """Take what to train, where, and whether to show no progress bars."""
+        self._words, self._folder = words, folder
+        self._display = Display(folder / "log.jsonl", quiet)
+        self._checkpoint, self._model = folder / "checkpoint.safetensors", folder / "model.safetensors"
+
+    def execute(self, resume: bool = False) -> Path:
+        """Train to the last step and return the file of the frozen model.
+
+        Raises:
+            TrainingFolderError: if the folder holds a training and `resume` is not set, or another process works there.
+            ImageFileError: if images are missing or unreadable.
+            TrainingDataError: if they are too small.
+            DataError: if the street cannot be rendered.
+            CheckpointError: if the checkpoint is damaged or of another configuration.
+            TrainingError: if the training diverges.
+            KeyboardInterrupt: on Ctrl-C or SIGTERM; once the first step is done, after a checkpoint.
+        """
+        self._refuse_started(resume)
+        train_on = [source.images for source in self._words.data]
+        validate_on = self._words.validation.images
+        for images in (*train_on, *validate_on):
+            cache_name(images)  # names missing images before anything is written
+        with self._folder_of_our_own(resume):
+            caches = self._folder / "cache"
+            opened = [open_cache(images, caches, self._display) for images in train_on]
+            held_out = [open_cache(images, caches, self._display) for images in validate_on]
+            weights = [source.weight for source in self._words.data]
+            crops = CropSampler(opened, weights, self._words.crop, self._words.seed, self._words.busiest_of)
+            network = build_network(self._words)
+            identity = identity_of(self._words, [cache.digest() for cache in opened])
+            training = RateDistortionTraining(network, self._words.schedule, crops, identity)
+            if self._checkpoint.exists():
+                training.load(self._checkpoint)
+            elif self._words.start_from:
+                training.load_weights(Path(self._words.start_from))
+            write_whole(self._folder / "config.yaml", dump_training(self._words).encode())
+            remove_other_caches(caches, (*train_on, *validate_on))
+            calibration = crops.calibration_images(_NUM_CALIBRATION_IMAGES)
+            side = self._words.validation.side
+            self._train(training, Validation.of_caches(network, self._words.lambdas, calibration, held_out, side))
+        return self._model
+
+    def _refuse_started(self, resume: bool) -> None:
+        if self._checkpoint.exists() and not resume:
+            raise TrainingFolderError(
+                f"{self._folder} holds a training already: add --resume to continue it, or choose another --out"
+            )
+
+    @contextmanager
+    def _folder_of_our_own(self, resume: bool) -> Iterator[None]:
+        """Lock the folder, and remove what a killed process left half written."""
+        self._folder.mkdir(parents=True, exist_ok=True)
+        with (self._folder / ".lock").open("w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                raise TrainingFolderError(
+                    f"another process is training in {self._folder}: wait for it, or end it"
+                ) from None
+            self._refuse_started(resume)
+            for unfinished in (*self._folder.glob("*.tmp"), *self._folder.glob("cache/*.tmp")):
+                unfinished.unlink()
+            yield
+
+    def _train(self, training: RateDistortionTraining, validation: Validation) -> None:
+        """Train and validate to the end; an interrupt waits for the end of a step, so that weights are whole."""
+        with postponed_interrupts() as interrupts:
+            try:
+                self._run_steps(training, validation, interrupts)
+            except KeyboardInterrupt:
+                training.save(self._checkpoint)
+                raise
+
+    def _run_steps(self, training: RateDistortionTraining, validation: Validation, interrupts: Interrupts) -> None:
+        words = self._words
+        progress: Progress | None = None
+        with self._display.bar("train", words.steps) as bar:
+            bar.set(training.step)
+            for progress in training.run(words.steps):
+                bar.set(progress.step, _note(progress))
+                if progress.step % words.checkpoint_every == 0:
+                    training.save(self._checkpoint)
+                interrupts.check()
+                if progress.step % words.validation.every == 0:
+                    self._validate(training.step, validation, progress, interrupts)
+        training.save(self._checkpoint)
+        if not self._is_frozen(training.step):
+            self._validate(training.step, validation, progress, interrupts)
+
+    def _is_frozen(self, step: int) -> bool:
+        """Return whether the model was frozen at a step, which is the last thing a validation does."""
+        try:
+            return FrozenModel.load(self._model).description.steps == step
+        except ModelFileError:
+            return False
+
+    def _validate(self, step: int, validation: Validation, progress: Progress | None, interrupts: Interrupts) -> None:
+        """Measure, log, draw and write the model; without progress, as after an interrupt, there is no loss to log."""
+        self._display.say(f"step {step}: measuring {len(validation.held_out)} images")
+        model = validation.frozen(step)
+        points = validation.measure(model, interrupts.check)
+        self._display.event(
+            "validation",
+            step=step,
+            loss=progress and progress.loss,
+            bpp_estimate=progress and progress.bpp_estimate,
+            psnr_db=progress and progress.psnr_db,
+            points=[
+                {"lambda": lmbda, "bpp": point.bpp, "psnr_db": point.psnr_db, "ms_ssim": point.ms_ssim}
+                for lmbda, point in zip(self._words.lambdas, points, strict=True)
+            ],
+        )
+        curve = "  ".join(f"{point.bpp:.3f}/{point.psnr_db:.2f}" for point in points)
+        self._display.say(f"step {step}: bpp/dB {curve}")
+        write_training_curves(self._folder / "log.jsonl", self._folder / "curves.html", self._words.name)
+        unfinished = self._model.with_suffix(f".{os.getpid()}.tmp")
+        model.save(unfinished)
+        unfinished.replace(self._model)
+
+
+def _note(progress: Progress) -> str:
+    """Return what stands behind the bar."""
+    return (
+        f"loss {progress.loss:.3f}  {progress.bpp_estimate:.3f} bpp  {progress.psnr_db:.2f} dB  "
+        f"{progress.steps_per_s:.2f} steps/s"
+    )

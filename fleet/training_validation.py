@@ -1,0 +1,69 @@
+"""Validation of a still codec in training: the network is frozen, and real payloads of held-out images are measured.
+
+Not here: freezing (`codecs.training.freezing`), when it is done (`training_run`).
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+from roadbits.codecs.codec import Image
+from roadbits.codecs.neural.cae import CAE
+from roadbits.codecs.neural.hyperprior import Hyperprior
+from roadbits.codecs.neural.model_file import FrozenModel
+from roadbits.codecs.neural.still import NeuralStill
+from roadbits.codecs.rate_distortion import RdPoint, measure
+from roadbits.codecs.training.crops import ImageCache
+from roadbits.codecs.training.freezing import freeze
+
+
+def middle(image: Image, side: int) -> Image:
+    """Return the middle of an image (H, W, 3), at most `side` pixels high and wide."""
+    top, left = (max(0, extent - side) // 2 for extent in image.shape[:2])
+    return image[top : top + side, left : left + side].copy()
+
+
+@dataclass(frozen=True)
+class Validation:
+    """What a network is validated on.
+
+    Attributes:
+        network: in training; it moves on between validations.
+        lambdas: of its levels.
+        calibration: images to measure ranges on, from the training data.
+        held_out: images to measure rate and quality on.
+    """
+
+    network: CAE | Hyperprior
+    lambdas: tuple[float, ...]
+    calibration: Sequence[Image]
+    held_out: Sequence[Image]
+
+    @classmethod
+    def of_caches(
+        cls,
+        network: CAE | Hyperprior,
+        lambdas: tuple[float, ...],
+        calibration: Sequence[Image],
+        caches: Sequence[ImageCache],
+        side: int,
+    ) -> "Validation":
+        """Measure on the middles of all images of some caches."""
+        held_out = [middle(cache.image(index), side) for cache in caches for index in range(len(cache))]
+        return cls(network, lambdas, calibration, held_out)
+
+    def frozen(self, step: int) -> FrozenModel:
+        """Return the exact model of the network as it stands after a step."""
+        model = freeze(self.network, self.lambdas, self.calibration, step)
+        self.network.train()
+        return model
+
+    def measure(self, model: FrozenModel, pause: Callable[[], None]) -> list[RdPoint]:
+        """Return rate and quality at every lambda, from the lowest; `pause` is called before each image."""
+        codec = NeuralStill(model.description.architecture, model)
+
+        def images() -> Iterator[Image]:
+            for image in self.held_out:
+                pause()
+                yield image
+
+        return [measure(codec, point, images()) for point in codec.points]

@@ -1,0 +1,171 @@
+from pathlib import Path
+
+import pytest
+
+from roadbits.codecs.neural.model_file import FrozenModel
+from roadbits.codecs.training.rate_distortion import Schedule
+from roadbits.fleet.training_config import (
+    FolderImages,
+    StillCodecTraining,
+    StreetImages,
+    dump_training,
+    load_training,
+)
+from roadbits.fleet.yaml_file import YamlFileError
+
+SHIPPED = sorted((Path(__file__).parents[2] / "codecs" / "weights").glob("*.yaml"))
+SMALL = """\
+name: small
+kind: still-codec
+codec: {kind: cae, channels: 8}
+lambdas: [0.002, 5e-2]
+steps: 12
+crop: 64
+data:
+  - weight: 1
+    images: {kind: folder, path: pictures}
+validation:
+  images:
+    - {kind: street, seed: 1, drives: 2, frames: 1, interval_s: 2, sizes: [[64, 96]]}
+"""
+
+
+def load(tmp_path: Path, text: str) -> StillCodecTraining:
+    path = tmp_path / "small.yaml"
+    path.write_text(text)
+    return load_training(path)
+
+
+def faults(tmp_path: Path, text: str) -> list[str]:
+    with pytest.raises(YamlFileError) as caught:
+        load(tmp_path, text)
+    return str(caught.value).replace(f"{tmp_path}/", "").splitlines()
+
+
+def edited(old: str, new: str) -> str:
+    assert SMALL.count(old) == 1
+    return SMALL.replace(old, new)
+
+
+def test_the_recipes_of_the_shipped_weights_are_valid_and_have_their_file_s_name() -> None:
+    assert {path.stem for path in SHIPPED} >= {"cae", "hyperprior"}
+    for path in SHIPPED:
+        assert load_training(path).name == path.stem
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+def test_the_shipped_weights_are_what_their_recipe_trains(path: Path) -> None:
+    words = load_training(path)
+    model = FrozenModel.load(path.with_suffix(".safetensors"))
+    description = model.description
+    assert description.architecture == words.codec.kind
+    assert description.steps == words.steps
+    assert [description.lambdas[position] for position in description.trained] == pytest.approx(words.lambdas)
+    assert model.g_a.layers[0].num_outputs == words.codec.channels
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+def test_no_shipped_recipe_is_validated_on_what_it_is_trained_on(path: Path) -> None:
+    words = load_training(path)
+    trained = [source.images for source in words.data]
+    folders = {images.path for images in trained if isinstance(images, FolderImages)}
+    drives = {
+        (images.seed, drive)
+        for images in trained
+        if isinstance(images, StreetImages)
+        for drive in range(images.first_drive, images.first_drive + images.drives)
+    }
+    for images in words.validation.images:
+        if isinstance(images, FolderImages):
+            assert images.path not in folders
+        else:
+            assert not drives & {(images.seed, images.first_drive + number) for number in range(images.drives)}
+
+
+def test_what_is_left_out_has_the_training_loop_s_own_defaults(tmp_path: Path) -> None:
+    words = load(tmp_path, edited("crop: 64\n", ""))
+    assert words.schedule == Schedule((0.002, 0.05), 12)
+
+
+def test_a_folder_is_taken_from_the_file_s_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PICTURES", "/somewhere")
+
+    def path_of(text: str) -> str:
+        images = load(tmp_path, edited("path: pictures", f"path: {text}")).data[0].images
+        assert isinstance(images, FolderImages)
+        return images.path
+
+    assert path_of("pictures") == str(tmp_path / "pictures")
+    assert path_of("../pictures") == str(tmp_path.parent / "pictures")
+    assert path_of("/else/where") == "/else/where"
+    assert path_of("$PICTURES/train") == "/somewhere/train"
+
+
+def test_a_resolved_training_is_read_back_from_any_folder(tmp_path: Path) -> None:
+    words = load(tmp_path, SMALL)
+    elsewhere = tmp_path / "else" / "where"
+    elsewhere.mkdir(parents=True)
+    assert load(elsewhere, dump_training(words)) == words
+
+
+def test_all_faults_are_reported_at_once_with_path_and_line(tmp_path: Path) -> None:
+    text = (
+        SMALL.replace("name: small", "name: small/er")
+        .replace("channels: 8", "channel: 8")
+        .replace("steps: 12", "steps: 1.5\nsteps: 2")
+        .replace("seed: 1, ", "")
+        .replace("weight: 1", "weight: 0")
+    )
+    assert [" ".join(line.split(" ")[:2]) for line in faults(tmp_path, text)] == [
+        "small.yaml:1: name",
+        "small.yaml:3: codec.channel",
+        "small.yaml:3: codec.channels",
+        "small.yaml:5: steps",
+        "small.yaml:6: steps",
+        "small.yaml:9: data[0].weight",
+        "small.yaml:13: validation.images[0].seed",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("channels: 8", "channels: 8, mean: true", "3: codec.mean is no key of a training; did you mean means?"),
+        ("kind: cae", "kind: jpeg", "3: codec.kind must be one of 'cae', 'hyperprior', got 'jpeg'"),
+        ("kind: still-codec", "kind: restorer", "2: kind input should be 'still-codec', got 'restorer'"),
+        ("steps: 12", "steps: 12.5", "5: steps input should be a valid integer"),
+        ("lambdas: [0.002, 5e-2]", "lambdas: [0.05, 0.002]", "4: lambdas must rise by a factor of at least 1.05"),
+        ("lambdas: [0.002, 5e-2]", "lambdas: [0.002, 0.00205]", "4: lambdas must rise by a factor of at least 1.05"),
+        ("lambdas: [0.002, 5e-2]", "lambdas: []", "4: lambdas"),
+        ("lambdas: [0.002, 5e-2]", "lambdas: [0.002, .inf]", "4: lambdas[1] input should be a finite number"),
+        ("crop: 64", "crop: 72", "6: crop must be a multiple of 16 for cae, got 72"),
+        ("weight: 1", "weight: -1", "8: data[0].weight input should be greater than 0, got -1"),
+        ("path: pictures", "path: pictures, factors: [0.5]", "9: data[0].images.factors[0] input should be greater"),
+        ("sizes: [[64, 96]]", "sizes: [[64]]", "12: validation.images[0].sizes[0]"),
+        ("drives: 2", "drives: 0", "12: validation.images[0].drives input should be greater than or equal to 1"),
+        ("name: small", "name: ../small", "1: name"),
+    ],
+)
+def test_a_fault_is_told_with_its_place(old: str, new: str, message: str, tmp_path: Path) -> None:
+    (told,) = faults(tmp_path, edited(old, new))
+    assert told.startswith(f"small.yaml:{message}")
+
+
+def test_a_hyperprior_s_crops_are_multiples_of_its_larger_stride(tmp_path: Path) -> None:
+    codec = "{kind: hyperprior, channels: 8, latent_channels: 8}"
+    text = edited("{kind: cae, channels: 8}", codec).replace("crop: 64", "crop: 80")
+    assert faults(tmp_path, text) == ["small.yaml:6: crop must be a multiple of 64 for hyperprior, got 80"]
+
+
+@pytest.mark.parametrize("section", ["name", "kind", "codec", "lambdas", "steps", "data", "validation"])
+def test_a_missing_section_is_named(section: str, tmp_path: Path) -> None:
+    lines = SMALL.splitlines(keepends=True)
+    first = next(k for k, line in enumerate(lines) if line.startswith(section))
+    rest = lines[first + 1 :]
+    kept = next((k for k, line in enumerate(rest) if not line.startswith(" ")), len(rest))
+    assert faults(tmp_path, "".join(lines[:first] + rest[kept:])) == [f"small.yaml:1: {section} is missing"]
+
+
+@pytest.mark.parametrize("text", ["", "- 1\n", "cae\n"])
+def test_a_file_of_another_shape_is_refused(text: str, tmp_path: Path) -> None:
+    assert faults(tmp_path, text)[0].startswith("small.yaml:1: ")
