@@ -104,6 +104,11 @@ def bits(likelihood: Tensor) -> Tensor:
     return -torch.log2(likelihood).sum(dim=(1, 2, 3))
 
 
+def quantised(values: Tensor, training: bool) -> Tensor:
+    """Return noisy values in training, rounded ones otherwise."""
+    return add_noise(values) if training else torch.round(values)
+
+
 def add_noise(values: Tensor) -> Tensor:
     """Return the values with uniform noise of one quantisation step: the stand-in for rounding (Balle 2017)."""
     return values + torch.rand_like(values) - 0.5

@@ -29,12 +29,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from roadbits.codecs.layers import gathered_kernel, gathers
+
 LARGEST_SUM = 2**24 - 1
 """Whole numbers up to here are exact in float32."""
 LARGEST_PIXEL = 255
 LARGEST_ACTIVATION = 511
 LARGEST_SQUARE = 2047
-_FEW_CHANNELS = 8
 
 Kind = Literal["down", "up", "gdn", "igdn"]
 Output = Literal["steps", "relu", "pixels", "values"]
@@ -125,7 +126,7 @@ class ExactLayer:
     @cached_property
     def _slices(self) -> tuple[Tensor, ...]:
         """Return the weights of each group, as the convolution that is run takes them."""
-        weight = _gathered(self.weight, self.shape.stride) if self._gathers else self.weight
+        weight = gathered_kernel(self.weight, self.shape.stride) if self._gathers else self.weight
         inputs = 0 if self.shape.kind == "up" and not self._gathers else 1
         return tuple(
             part.contiguous(memory_format=torch.channels_last) for part in weight.chunk(self.shape.groups, inputs)
@@ -133,8 +134,8 @@ class ExactLayer:
 
     @property
     def _gathers(self) -> bool:
-        """Whether `up` runs as a convolution to stride^2 times the channels: faster where it gives few."""
-        return self.shape.kind == "up" and self.weight.shape[1] < _FEW_CHANNELS
+        """Whether a transposed convolution runs as a convolution and a pixel shuffle."""
+        return self.shape.kind == "up" and gathers(self.num_outputs, self.weight.shape[2], self.shape.stride)
 
     def _convolved(self, x: Tensor) -> Tensor:
         """Return the exact sums of every group, added in order."""
@@ -195,14 +196,6 @@ def largest_sums(weight: Tensor, shape: Shape) -> Tensor:
         for column in range(shape.stride)
     ]
     return torch.stack(phases).amax(dim=0)
-
-
-def _gathered(weight: Tensor, stride: int) -> Tensor:
-    """Return the 3x3 kernel (out * stride^2, in, 3, 3) whose pixel-shuffled output a transposed convolution gives."""
-    num_in, num_out, kernel = weight.shape[:3]
-    padded = functional.pad(weight, (0, 3 * stride - kernel, 0, 3 * stride - kernel))
-    taps = padded.reshape(num_in, num_out, 3, stride, 3, stride).flip(2, 4)
-    return taps.permute(1, 3, 5, 0, 2, 4).reshape(num_out * stride**2, num_in, 3, 3)
 
 
 def _finish(values: Tensor, output: Output) -> Tensor:

@@ -12,8 +12,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 _PEDESTAL = 2.0**-36
+_FEW_CHANNELS = 8
 
 
 def down(in_channels: int, out_channels: int, kernel: int, stride: int, bias: bool = True) -> nn.Conv2d:
@@ -23,7 +25,37 @@ def down(in_channels: int, out_channels: int, kernel: int, stride: int, bias: bo
 
 def up(in_channels: int, out_channels: int, kernel: int, stride: int) -> nn.ConvTranspose2d:
     """Return the transposed convolution that multiplies the sides by `stride`."""
-    return nn.ConvTranspose2d(in_channels, out_channels, kernel, stride, padding=kernel // 2, output_padding=stride - 1)
+    layer = GatheredUp if gathers(out_channels, kernel, stride) else nn.ConvTranspose2d
+    return layer(in_channels, out_channels, kernel, stride, padding=kernel // 2, output_padding=stride - 1)
+
+
+def gathers(out_channels: int, kernel: int, stride: int) -> bool:
+    """Return whether a transposed convolution is faster as a convolution to stride^2 times its few channels."""
+    return out_channels < _FEW_CHANNELS and kernel // 2 == stride
+
+
+def gathered_kernel(weight: Tensor, stride: int) -> Tensor:
+    """Return the 3x3 kernel (out * stride^2, in, 3, 3) whose pixel-shuffled output a transposed convolution gives.
+
+    Args:
+        weight: of the transposed convolution, (in, out, k, k) with k // 2 = stride.
+        stride: its stride.
+    """
+    num_in, num_out, kernel = weight.shape[:3]
+    padded = functional.pad(weight, (0, 3 * stride - kernel, 0, 3 * stride - kernel))
+    taps = padded.reshape(num_in, num_out, 3, stride, 3, stride).flip(2, 4)
+    return taps.permute(1, 3, 5, 0, 2, 4).reshape(num_out * stride**2, num_in, 3, 3)
+
+
+class GatheredUp(nn.ConvTranspose2d):
+    """A transposed convolution to few channels, run as a convolution and a pixel shuffle: a third of the time."""
+
+    def forward(self, input: Tensor, output_size: list[int] | None = None) -> Tensor:
+        """Return (B, out, H * stride, W * stride)."""
+        stride = self.stride[0]
+        kernel = gathered_kernel(self.weight, stride).contiguous(memory_format=torch.channels_last)
+        bias = None if self.bias is None else self.bias.repeat_interleave(stride**2)
+        return functional.pixel_shuffle(functional.conv2d(input, kernel, bias, 1, 1), stride)
 
 
 class _LowerBound(torch.autograd.Function):

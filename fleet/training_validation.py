@@ -13,6 +13,7 @@ from roadbits.codecs.neural.model_file import FrozenModel
 from roadbits.codecs.neural.still import NeuralStill
 from roadbits.codecs.rate_distortion import RdPoint, measure
 from roadbits.codecs.training.crops import ImageCache
+from roadbits.codecs.training.exactness import cost_of_exactness
 from roadbits.codecs.training.freezing import freeze
 
 
@@ -56,6 +57,17 @@ class Validation:
         model = freeze(self.network, self.lambdas, self.calibration, step)
         self.network.train()
         return model
+
+    def cost_of_exactness(self, model: FrozenModel) -> float | None:
+        """Return what freezing costs, in percent of the bytes at equal PSNR; None if it cannot be told."""
+        whole = [
+            image[: height // stride * stride, : width // stride * stride]
+            for image in self.held_out
+            for height, width, stride in [(*image.shape[:2], self.network.stride)]
+        ]
+        cost = cost_of_exactness(self.network, model, whole).percent if len(self.lambdas) > 1 else None
+        self.network.train()
+        return cost
 
     def measure(self, model: FrozenModel, pause: Callable[[], None]) -> list[RdPoint]:
         """Return rate and quality at every lambda, from the lowest; `pause` is called before each image."""

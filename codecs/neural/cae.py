@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from roadbits.codecs.entropy import FactorisedModel, add_noise, bits, round_through
+from roadbits.codecs.entropy import FactorisedModel, bits, quantised, round_through
 from roadbits.codecs.layers import GDN, down, up
 from roadbits.codecs.neural.gain import Gain
 
@@ -76,5 +76,5 @@ class CAE(nn.Module):
         """Return reconstructions and bits of images (B, 3, H, W) in 0..1, sides multiples of 16, at levels (B,)."""
         gain, inverse = self.gain(levels)
         y = self.g_a(x).float() * gain
-        likelihood = self.entropy_model.likelihood(add_noise(y), gain)
+        likelihood = self.entropy_model.likelihood(quantised(y, self.training), gain)
         return Forward(self.g_s(round_through(y) * inverse).float(), bits(likelihood))

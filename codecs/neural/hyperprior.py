@@ -17,7 +17,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from roadbits.codecs.entropy import FactorisedModel, add_noise, bits, gaussian_bits, round_through
+from roadbits.codecs.entropy import FactorisedModel, bits, gaussian_bits, quantised, round_through
 from roadbits.codecs.layers import GDN, down, up
 from roadbits.codecs.neural.cae import Forward, analysis, synthesis
 from roadbits.codecs.neural.gain import Gain
@@ -78,10 +78,10 @@ class Hyperprior(nn.Module):
         hyper_gain, hyper_inverse = self.hyper_gain(levels)
         y = self.g_a(x).float()
         z = self.h_a(y if self.means else torch.abs(y)).float() * hyper_gain
-        z_likelihood = self.entropy_model.likelihood(add_noise(z), hyper_gain)
+        z_likelihood = self.entropy_model.likelihood(quantised(z, self.training), hyper_gain)
         predicted = self.h_s(round_through(z) * hyper_inverse).float()
         scales, means = predicted.chunk(2, dim=1) if self.means else (predicted, torch.zeros_like(predicted))
         y, scales, means = y * gain, scales * gain, means * gain
-        y_bits = gaussian_bits(add_noise(y), means, scales)
+        y_bits = gaussian_bits(quantised(y - means, self.training), 0.0, scales)
         y_hat = round_through(y - means) + means
         return Forward(self.g_s(y_hat * inverse).float(), y_bits + bits(z_likelihood))

@@ -77,7 +77,7 @@ def freeze(network: CAE | Hyperprior, lambdas: Sequence[float], images: Sequence
 def _freeze(network: CAE | Hyperprior, lambdas: Sequence[float], images: Sequence[Image], steps: int) -> FrozenModel:
     levels = np.linspace(0, len(lambdas) - 1, (len(lambdas) - 1) * STEPS_PER_LEVEL + 1)
     log_lambdas = np.interp(levels, np.arange(len(lambdas)), np.log(lambdas))
-    calibration = [_padded(image, network.stride) for image in images]
+    calibration = [cut_to_stride(image, network.stride) for image in images]
     ys = [network.g_a(x) for x in calibration]
     tops = sorted({0.0, (len(lambdas) - 1) / 2, len(lambdas) - 1.0})
     with_hyper = isinstance(network, Hyperprior)
@@ -141,7 +141,7 @@ def _freeze_hyper(
     return hyper, rounded
 
 
-def _padded(image: Image, stride: int) -> Tensor:
+def cut_to_stride(image: Image, stride: int) -> Tensor:
     """Return an image as (1, 3, H, W) in 0..1, its sides cut to multiples of the stride."""
     height, width = (side // stride * stride for side in image.shape[:2])
     cut = torch.from_numpy(image[:height, :width].copy()).permute(2, 0, 1)[None].float() / 255

@@ -2,10 +2,10 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.func import functional_call
 
-from roadbits.codecs.layers import GDN, down, lower_bound, up
+from roadbits.codecs.layers import GDN, GatheredUp, down, lower_bound, up
 
 direction = pytest.mark.parametrize("inverse", [False, True], ids=["forward", "inverse"])
 
@@ -130,3 +130,17 @@ def test_a_layer_sees_a_pixel_where_it_is(build: Callable[..., torch.nn.Module])
 def test_a_bias_can_be_left_out() -> None:
     assert down(3, 4, 5, 2, bias=False).bias is None
     assert down(3, 4, 5, 2).bias is not None
+
+
+@pytest.mark.parametrize(("kernel", "stride"), [(9, 4), (5, 2)])
+def test_a_gathered_transposed_convolution_equals_the_plain_one(kernel: int, stride: int) -> None:
+    layer = up(6, 3, kernel, stride).double()
+    assert isinstance(layer, GatheredUp)
+    x = torch.randn(2, 6, 5, 7, dtype=torch.float64)
+    plain = nn.ConvTranspose2d.forward(layer, x)
+    assert layer(x).shape == plain.shape == (2, 3, 5 * stride, 7 * stride)
+    assert torch.allclose(layer(x), plain, atol=1e-12)
+
+
+def test_a_transposed_convolution_to_many_channels_is_a_plain_one() -> None:
+    assert type(up(6, 8, 5, 2)) is nn.ConvTranspose2d
