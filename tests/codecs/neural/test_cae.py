@@ -33,7 +33,7 @@ def test_the_latent_is_a_sixteenth_of_the_image(network: CAE, x: Tensor) -> None
 
 def test_there_is_a_gdn_on_the_latent_and_none_has_a_bias_before_it(network: CAE) -> None:
     assert [type(module).__name__ for module in network.g_a] == ["Conv2d", "GDN"] * 3
-    assert [type(module).__name__ for module in network.g_s] == ["GDN", "ConvTranspose2d"] * 3
+    assert [type(module).__name__ for module in network.g_s] == ["GDN", "ConvTranspose2d"] * 2 + ["GDN", "GatheredUp"]
     assert [module.inverse for module in network.g_a if isinstance(module, GDN)] == [False] * 3
     assert [module.inverse for module in network.g_s if isinstance(module, GDN)] == [True] * 3
     assert network.g_a[4].bias is None
