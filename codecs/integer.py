@@ -165,7 +165,7 @@ class ExactLayer:
         if self.shape.kind in ("gdn", "igdn"):
             # Not torch's own root: where MKL gives it, one value in five is off in its last digit.
             np.sqrt(sums.numpy(), out=sums.numpy())
-            sums = x / sums if self.shape.kind == "gdn" else sums.mul_(x)
+            sums = torch.div(x, sums, out=sums) if self.shape.kind == "gdn" else sums.mul_(x)
         return _finish(sums, self.shape.output)
 
     def macs(self, height: int, width: int) -> tuple[int, int, int]:

@@ -148,7 +148,8 @@ class SymbolTables:
 
 def _groups(tables: NDArray[np.integer]) -> Iterator[tuple[int, NDArray[np.intp]]]:
     """Yield each table that occurs, in rising order, with the places where it does."""
-    order = np.argsort(tables, kind="stable")
+    # numpy sorts narrow integers by radix, several times faster.
+    order = np.argsort(tables.astype(np.uint16) if tables.size and tables.max() < 1 << 16 else tables, kind="stable")
     used, starts = np.unique(tables[order], return_index=True)
     for table, members in zip(used, np.split(order, starts[1:]), strict=True):
         yield int(table), members

@@ -28,7 +28,7 @@ from roadbits.codecs.timing import section
 
 SMALLEST_SIDE = 16
 LARGEST_IMAGE_PIXELS = 4096 * 4096
-"""Activations take about a hundred bytes per pixel: a payload must not be able to ask for more."""
+"""Decoding takes up to 150 bytes per pixel: a payload must not be able to ask for more."""
 _KNOB = "lambda"
 _SIGNIFICANT = 4
 _LARGEST_LATENT = 2.0**21
