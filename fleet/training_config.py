@@ -46,11 +46,13 @@ class CaeCodec(_Part):
     """The compressive autoencoder.
 
     Attributes:
-        channels: N, of every layer and of the latent.
+        channels: N, of every layer.
+        latent_channels: M, of the latent; N if left out.
     """
 
     kind: Literal["cae"]
     channels: Channels
+    latent_channels: Channels | None = None
 
     @property
     def stride(self) -> int:

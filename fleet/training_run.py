@@ -42,7 +42,7 @@ def build_network(words: StillCodecTraining) -> CAE | Hyperprior:
     torch.manual_seed(words.seed)
     match words.codec:
         case CaeCodec() as codec:
-            return CAE(codec.channels, words.lambdas)
+            return CAE(codec.channels, words.lambdas, codec.latent_channels)
         case HyperpriorCodec() as codec:
             return Hyperprior(codec.channels, codec.latent_channels, words.lambdas, codec.layers, codec.means)
         case _:

@@ -7,8 +7,8 @@ paper's own four layers (stride 2 each). The scale-only model has no means and f
 
 Sources: Balle, Minnen, Singh, Hwang, Johnston, "Variational image compression with a scale hyperprior", ICLR 2018;
 Minnen, Balle, Toderici, "Joint autoregressive and hierarchical priors for learned image compression", NeurIPS 2018,
-without the autoregressive part, which decodes pixel by pixel. Differing from the papers: h_s has plain ReLUs and fewer
-channels, since it runs in exact integers.
+without the autoregressive part, which decodes pixel by pixel. Differing from the papers: h_s has plain ReLUs, fewer
+channels and a last layer of 1x1, since both ends run it.
 """
 
 from collections.abc import Sequence
@@ -64,7 +64,7 @@ class Hyperprior(nn.Module):
         self.g_s = synthesis(n, m, latent_gdn=False) if num_layers == 3 else _synthesis_of_four(n, m)
         self.h_a = nn.Sequential(down(m, n, 3, 1), nn.ReLU(), down(n, n, 5, 2), nn.ReLU(), down(n, n, 5, 2))
         self.h_s = nn.Sequential(
-            up(n, n, 5, 2), nn.ReLU(), up(n, 3 * n // 2, 5, 2), nn.ReLU(), down(3 * n // 2, (1 + means) * m, 3, 1)
+            up(n, n, 5, 2), nn.ReLU(), up(n, 3 * n // 2, 5, 2), nn.ReLU(), down(3 * n // 2, (1 + means) * m, 1, 1)
         )
         # Wide at first, since values grow faster than scales can follow.
         nn.init.constant_(cast(Tensor, self.h_s[-1].bias)[:m], _FIRST_SCALE)

@@ -62,6 +62,7 @@ def test_the_shipped_weights_are_what_their_recipe_trains(path: Path) -> None:
     assert description.steps == words.steps
     assert [description.lambdas[position] for position in description.trained] == pytest.approx(words.lambdas)
     assert model.g_a.layers[0].num_outputs == words.codec.channels
+    assert model.g_a.num_outputs == (words.codec.latent_channels or words.codec.channels)
 
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)

@@ -31,6 +31,13 @@ def test_the_latent_is_a_sixteenth_of_the_image(network: CAE, x: Tensor) -> None
     assert network.g_s(torch.zeros(1, 8, 3, 2)).shape == (1, 3, 48, 32)
 
 
+def test_the_latent_may_be_wider_than_the_inner_layers(x: Tensor) -> None:
+    network = CAE(8, LAMBDAS, latent_channels=12)
+    assert network.g_a(x).shape == (3, 12, 3, 2)
+    assert network(x, torch.zeros(3)).x_hat.shape == x.shape
+    assert network.g_a[2].out_channels == 8
+
+
 def test_there_is_a_gdn_on_the_latent_and_none_has_a_bias_before_it(network: CAE) -> None:
     assert [type(module).__name__ for module in network.g_a] == ["Conv2d", "GDN"] * 3
     assert [type(module).__name__ for module in network.g_s] == ["GDN", "ConvTranspose2d"] * 2 + ["GDN", "GatheredUp"]
