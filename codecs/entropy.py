@@ -5,7 +5,8 @@ a rounded value is the model's mass in the step around it. Once trained, a model
 (`symbol_tables`), which is all that a deployed codec uses.
 
 Sources: factorised model: Balle, Minnen, Singh, Hwang, Johnston, "Variational image compression with a scale
-hyperprior", ICLR 2018, appendix 6.1. Gaussian conditional: the same, and Minnen, Balle, Toderici, "Joint
+hyperprior", ICLR 2018, appendix 6.1; one for each rate level: Yang et al., "Variable rate deep image compression
+with modulated autoencoder", SPL 2020. Gaussian conditional: the same, and Minnen, Balle, Toderici, "Joint
 autoregressive and hierarchical priors for learned image compression", NeurIPS 2018, for its means.
 
 Not here: coding symbols into bytes (`symbol_tables`).
@@ -13,6 +14,7 @@ Not here: coding symbols into bytes (`symbol_tables`).
 
 import math
 from itertools import pairwise
+from typing import cast
 
 import numpy as np
 import torch
@@ -28,37 +30,30 @@ SCALE_BOUND = 0.11
 _FILTERS = (1, 3, 3, 3, 1)
 
 
-class FactorisedModel(nn.Module):
-    """One density per channel, its cumulative a monotone network of four layers with 3 hidden units each."""
+class Density(nn.Module):
+    """One density per channel, told by the logits of its cumulative.
 
-    def __init__(self, channels: int, width: float = 10.0) -> None:
-        """Start as a density of about `width` quantisation steps around 0."""
-        super().__init__()
-        self.channels = channels
-        scale = width ** (1 / (len(_FILTERS) - 1))
-        self.matrices, self.biases, self.factors = nn.ParameterList(), nn.ParameterList(), nn.ParameterList()
-        for fan_in, fan_out in pairwise(_FILTERS):
-            start = math.log(math.expm1(1 / scale / fan_out))
-            self.matrices.append(nn.Parameter(torch.full((channels, fan_out, fan_in), start)))
-            self.biases.append(nn.Parameter(torch.empty(channels, fan_out, 1).uniform_(-0.5, 0.5)))
-            if fan_out > 1:
-                self.factors.append(nn.Parameter(torch.zeros(channels, fan_out, 1)))
+    Attributes:
+        channels: how many.
+    """
+
+    channels: int
 
     def logits(self, values: Tensor) -> Tensor:
-        """Return the logits of the cumulative at values (C, n)."""
-        hidden = values[:, None, :]
-        for layer, (matrix, bias) in enumerate(zip(self.matrices, self.biases, strict=True)):
-            hidden = torch.baddbmm(bias, functional.softplus(matrix), hidden)
-            if layer < len(self.factors):
-                hidden = hidden + torch.tanh(self.factors[layer]) * torch.tanh(hidden)
-        return hidden[:, 0, :]
+        """Return the logits of the cumulative at values (C, n), rising in each row."""
+        raise NotImplementedError
 
-    def likelihood(self, values: Tensor, gain: Tensor | float = 1.0) -> Tensor:
+    def at(self, level: float) -> "Density":
+        """Return the density of one rate level: this one, where one serves them all."""
+        return self
+
+    def likelihood(self, values: Tensor, gain: Tensor | float = 1.0, levels: Tensor | None = None) -> Tensor:
         """Return the mass of the step around each value, both (B, C, h, w).
 
         Args:
             values: noisy or rounded, after a gain.
             gain: what they were multiplied by, (B, C, 1, 1): the model is of the values before it.
+            levels: of the images (B,), where densities differ by level.
         """
         batch, channels, height, width = values.shape
         ends = torch.cat(((values - 0.5) / gain, (values + 0.5) / gain))
@@ -83,6 +78,75 @@ class FactorisedModel(nn.Module):
             below = self.logits(middle) < target
             low, high = torch.where(below, middle, low), torch.where(below, high, middle)
         return ((low + high) / 2)[:, 0].double().numpy()
+
+
+class FactorisedModel(Density):
+    """One density per channel, its cumulative a monotone network of four layers with 3 hidden units each."""
+
+    def __init__(self, channels: int, width: float = 10.0) -> None:
+        """Start as a density of about `width` quantisation steps around 0."""
+        super().__init__()
+        self.channels = channels
+        scale = width ** (1 / (len(_FILTERS) - 1))
+        self.matrices, self.biases, self.factors = nn.ParameterList(), nn.ParameterList(), nn.ParameterList()
+        for fan_in, fan_out in pairwise(_FILTERS):
+            start = math.log(math.expm1(1 / scale / fan_out))
+            self.matrices.append(nn.Parameter(torch.full((channels, fan_out, fan_in), start)))
+            self.biases.append(nn.Parameter(torch.empty(channels, fan_out, 1).uniform_(-0.5, 0.5)))
+            if fan_out > 1:
+                self.factors.append(nn.Parameter(torch.zeros(channels, fan_out, 1)))
+
+    def logits(self, values: Tensor) -> Tensor:
+        """Return the logits of the cumulative at values (C, n)."""
+        hidden = values[:, None, :]
+        for layer, (matrix, bias) in enumerate(zip(self.matrices, self.biases, strict=True)):
+            hidden = torch.baddbmm(bias, functional.softplus(matrix), hidden)
+            if layer < len(self.factors):
+                hidden = hidden + torch.tanh(self.factors[layer]) * torch.tanh(hidden)
+        return hidden[:, 0, :]
+
+
+class FactorisedLevels(Density):
+    """A factorised model for each rate level, as MAE has it; between two levels their logits are mixed linearly.
+
+    A mixture of rising logits rises, so every level between has a density.
+    """
+
+    def __init__(self, channels: int, num_levels: int, width: float = 10.0) -> None:
+        """Start every level as a density of about `width` quantisation steps around 0."""
+        super().__init__()
+        self.channels = channels
+        self.models = nn.ModuleList(FactorisedModel(channels, width) for _ in range(num_levels))
+
+    def at(self, level: float) -> Density:
+        """Return the density of a level, which may lie between two whole ones."""
+        low = min(int(level), len(self.models) - 1)
+        if level == low:
+            return cast(Density, self.models[low])
+        return _Mixed(cast(Density, self.models[low]), cast(Density, self.models[low + 1]), level - low)
+
+    def likelihood(self, values: Tensor, gain: Tensor | float = 1.0, levels: Tensor | None = None) -> Tensor:
+        """Return the mass of the step around each value; see `Density.likelihood`."""
+        assert levels is not None
+        gains = gain.split(1) if isinstance(gain, Tensor) else [gain] * len(values)
+        return torch.cat(
+            [
+                self.at(float(level)).likelihood(value, own)
+                for value, own, level in zip(values.split(1), gains, levels, strict=True)
+            ]
+        )
+
+
+class _Mixed(Density):
+    """A density between two."""
+
+    def __init__(self, low: Density, high: Density, share: float) -> None:
+        super().__init__()
+        self.channels = low.channels
+        self.low, self.high, self.share = low, high, share
+
+    def logits(self, values: Tensor) -> Tensor:
+        return torch.lerp(self.low.logits(values), self.high.logits(values), self.share)
 
 
 def gaussian_bits(values: Tensor, means: Tensor | float, scales: Tensor) -> Tensor:

@@ -72,8 +72,8 @@ class ExactLayer:
     Attributes:
         shape: what it is.
         weight: whole numbers in float32: (out, in, k, k), for `up` (in, out, k, k), for GDN (C, C, 1, 1).
-        multiplier: float32 (out,), from sums to the output's steps.
-        offset: float32 (out,), added thereafter.
+        multiplier: float32 (out,), from sums to the output's steps; (positions, out) in a modulated layer.
+        offset: float32, of the same shape, added thereafter.
         square: float32 (), the power of two that makes squares fit, of GDN.
     """
 
@@ -110,8 +110,15 @@ class ExactLayer:
             fits = fits and kernel[0] // 2 == stride
         if self.shape.kind in ("gdn", "igdn"):
             fits = fits and kernel[0] == 1 and self.num_inputs == self.num_outputs
-        if not fits or {self.multiplier.shape, self.offset.shape} != {(self.num_outputs,)} or self.square.ndim:
+        rows = self.multiplier.shape
+        fits = fits and rows == self.offset.shape and len(rows) in (1, 2) and rows[-1] == self.num_outputs
+        if not fits or self.square.ndim:
             raise ValueError(f"a layer {self.shape} cannot have weights {tuple(self.weight.shape)}: damaged weights?")
+
+    @property
+    def num_positions(self) -> int | None:
+        """Return how many positions a modulated layer knows; None for a layer that serves all."""
+        return len(self.multiplier) if self.multiplier.ndim == 2 else None
 
     @property
     def num_inputs(self) -> int:
@@ -154,14 +161,15 @@ class ExactLayer:
             return functional.conv2d(x, weight, None, 1, 1)
         return functional.conv_transpose2d(x, weight, None, stride, kernel // 2, stride - 1)
 
-    def __call__(self, x: Tensor) -> Tensor:
-        """Return the output for whole numbers (B, in, H, W)."""
+    def __call__(self, x: Tensor, position: int = 0) -> Tensor:
+        """Return the output for whole numbers (B, in, H, W) at a position, which only a modulated layer needs."""
         if self.shape.kind in ("gdn", "igdn"):
             squares = torch.square(x).mul_(self.square).round_().clamp_(max=LARGEST_SQUARE)
             sums = self._convolved(squares)
         else:
             sums = self._convolved(x)
-        sums = sums.mul_(self.multiplier[:, None, None]).add_(self.offset[:, None, None])
+        multiplier, offset = row_of(self.multiplier, position), row_of(self.offset, position)
+        sums = sums.mul_(multiplier[:, None, None]).add_(offset[:, None, None])
         if self.shape.kind in ("gdn", "igdn"):
             # Not torch's own root: where MKL gives it, one value in five is off in its last digit.
             np.sqrt(sums.numpy(), out=sums.numpy())
@@ -179,6 +187,11 @@ class ExactLayer:
         else:
             places = height * width
         return places * self.weight.numel(), out_height, out_width
+
+
+def row_of(rows: Tensor, position: int) -> Tensor:
+    """Return the row (C,) of a position, of rows (positions, C) or of one (C,) that serves all."""
+    return rows if rows.ndim == 1 else rows[position]
 
 
 def largest_sums(weight: Tensor, shape: Shape) -> Tensor:
@@ -239,13 +252,13 @@ class ExactTransform:
         """Return the number of channels of the output."""
         return self.layers[-1].num_outputs
 
-    def __call__(self, x: Tensor) -> Tensor:
-        """Return the output of the last layer."""
+    def __call__(self, x: Tensor, position: int = 0) -> Tensor:
+        """Return the output of the last layer at a position, which only a modulated transform needs."""
         check_exactness()
         # Autocast would run the convolutions in bfloat16, which holds whole numbers up to 256 only.
         with torch.autocast("cpu", enabled=False):
             for layer in self.layers:
-                x = layer(x)
+                x = layer(x, position)
         return x
 
     def macs(self, height: int, width: int) -> int:
@@ -257,8 +270,11 @@ class ExactTransform:
         return total
 
     def num_parameters(self) -> int:
-        """Return the number of weights and offsets."""
-        return sum(layer.weight.numel() + layer.offset.numel() for layer in self.layers)
+        """Return the number of weights and offsets; a modulated layer has scales, too."""
+        return sum(
+            layer.weight.numel() + layer.offset.numel() + (layer.multiplier.numel() if layer.num_positions else 0)
+            for layer in self.layers
+        )
 
     def tensors(self, name: str) -> dict[str, Tensor]:
         """Return what a file must hold, weights as int16."""

@@ -8,12 +8,13 @@ Not here: reading YAML itself (`yaml_file`), running a training (`training_run`)
 import os
 from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 import pydantic
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 from roadbits.codecs.neural import cae, hyperprior
+from roadbits.codecs.neural.model_file import Method
 from roadbits.codecs.training.rate_distortion import Schedule
 from roadbits.fleet.model_faults import model_faults
 from roadbits.fleet.scenario import Count, Positive, Seconds, Seed, Share
@@ -46,11 +47,13 @@ class CaeCodec(_Part):
     """The compressive autoencoder.
 
     Attributes:
+        method: how one model reaches several rates.
         channels: N, of every layer.
         latent_channels: M, of the latent; N if left out.
     """
 
     kind: Literal["cae"]
+    method: Method = "gain"
     channels: Channels
     latent_channels: Channels | None = None
 
@@ -64,6 +67,7 @@ class HyperpriorCodec(_Part):
     """The scale or mean-scale hyperprior.
 
     Attributes:
+        method: how one model reaches several rates.
         channels: N, of the inner layers and of z.
         latent_channels: M, of y.
         layers: of each transform.
@@ -71,6 +75,7 @@ class HyperpriorCodec(_Part):
     """
 
     kind: Literal["hyperprior"]
+    method: Method = "gain"
     channels: Channels
     latent_channels: Channels
     layers: Literal[3, 4] = 3
@@ -156,7 +161,8 @@ class StillCodecTraining(_Part):
         codec: the network.
         checkpoint_every: steps.
         busiest_of: crops are drawn that many at a time, and the one with the strongest gradients is taken.
-        start_from: a checkpoint of the same network to take first weights from; only weights, no moments.
+        start_from: a checkpoint of the same network to take first weights from; only weights, no moments. Bottleneck
+            scaling needs one, of a training of the same codec for its highest lambda alone.
         data: sources of crops.
         validation: on real bytes.
     """
@@ -195,6 +201,12 @@ class StillCodecTraining(_Part):
         if codec and crop % codec.stride:
             raise ValueError(f"must be a multiple of {codec.stride} for {codec.kind}, got {crop}")
         return crop
+
+    @model_validator(mode="after")
+    def _begins(self) -> Self:
+        if self.codec.method == "scaling" and not self.start_from:
+            raise ValueError("method scaling tunes a codec that is trained already: give its checkpoint as start_from")
+        return self
 
     @property
     def schedule(self) -> Schedule:

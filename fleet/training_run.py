@@ -18,8 +18,13 @@ from typing import assert_never
 import torch
 
 from roadbits.codecs.neural.cae import CAE
+from roadbits.codecs.neural.conditional import Conditional
+from roadbits.codecs.neural.gain import Gained
 from roadbits.codecs.neural.hyperprior import Hyperprior
-from roadbits.codecs.neural.model_file import FrozenModel, ModelFileError
+from roadbits.codecs.neural.mae import Modulated
+from roadbits.codecs.neural.model_file import FrozenModel, Method, ModelFileError
+from roadbits.codecs.neural.modulation import RateMethod
+from roadbits.codecs.neural.scaling import Scaled, train_scales_only
 from roadbits.codecs.training.crops import CropSampler
 from roadbits.codecs.training.rate_distortion import Progress, RateDistortionTraining
 from roadbits.fleet.interrupts import Interrupts, postponed_interrupts
@@ -40,13 +45,33 @@ class TrainingFolderError(Exception):
 def build_network(words: StillCodecTraining) -> CAE | Hyperprior:
     """Return the network with the initial weights that the seed gives."""
     torch.manual_seed(words.seed)
+    method = rate_method(words.codec.method, words.lambdas)
+    network: CAE | Hyperprior
     match words.codec:
         case CaeCodec() as codec:
-            return CAE(codec.channels, words.lambdas, codec.latent_channels)
+            network = CAE(codec.channels, method, codec.latent_channels)
         case HyperpriorCodec() as codec:
-            return Hyperprior(codec.channels, codec.latent_channels, words.lambdas, codec.layers, codec.means)
+            network = Hyperprior(codec.channels, codec.latent_channels, method, codec.layers, codec.means)
         case _:
             assert_never(words.codec)
+    if words.codec.method == "scaling":
+        train_scales_only(network)
+    return network
+
+
+def rate_method(name: Method, lambdas: Sequence[float]) -> RateMethod:
+    """Return a rate method by its name."""
+    match name:
+        case "gain":
+            return Gained(lambdas)
+        case "scaling":
+            return Scaled(lambdas)
+        case "mae":
+            return Modulated(lambdas)
+        case "conditional":
+            return Conditional(lambdas)
+        case _:
+            assert_never(name)
 
 
 def identity_of(words: StillCodecTraining, digests: Sequence[str]) -> dict[str, object]:

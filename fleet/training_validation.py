@@ -54,7 +54,7 @@ class Validation:
 
     def frozen(self, step: int) -> FrozenModel:
         """Return the exact model of the network as it stands after a step."""
-        model = freeze(self.network, self.lambdas, self.calibration, step)
+        model = freeze(self.network, self.calibration, step)
         self.network.train()
         return model
 

@@ -15,9 +15,10 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from roadbits.codecs.entropy import FactorisedModel, bits, quantised, round_through
+from roadbits.codecs.entropy import bits, quantised, round_through
 from roadbits.codecs.layers import GDN, down, up
-from roadbits.codecs.neural.gain import Gain
+from roadbits.codecs.neural.gain import Gained
+from roadbits.codecs.neural.modulation import RateMethod, Transform, binned
 
 STRIDE = 16
 
@@ -35,28 +36,26 @@ class Forward:
     bits: Tensor
 
 
-def analysis(channels: int, latent_channels: int, latent_gdn: bool) -> nn.Sequential:
+def analysis(channels: int, latent_channels: int, latent_gdn: bool, method: RateMethod) -> Transform:
     """Return g_a of three layers."""
+    n, m, behind = channels, latent_channels, method.behind_down
     layers = [
-        down(3, channels, 9, 4),
-        GDN(channels),
-        down(channels, channels, 5, 2),
-        GDN(channels),
-        down(channels, latent_channels, 5, 2, bias=not latent_gdn),
+        *(down(3, n, 9, 4), *behind(n), GDN(n)),
+        *(down(n, n, 5, 2), *behind(n), GDN(n)),
+        *(down(n, m, 5, 2, bias=not latent_gdn), *behind(m)),
     ]
-    return nn.Sequential(*layers, *([GDN(latent_channels)] if latent_gdn else []))
+    return Transform(*layers, *([GDN(m)] if latent_gdn else []))
 
 
-def synthesis(channels: int, latent_channels: int, latent_gdn: bool) -> nn.Sequential:
+def synthesis(channels: int, latent_channels: int, latent_gdn: bool, method: RateMethod) -> Transform:
     """Return g_s of three layers."""
+    n, m, before, behind = channels, latent_channels, method.before_up, method.behind_up
     layers = [
-        up(latent_channels, channels, 5, 2),
-        GDN(channels, inverse=True),
-        up(channels, channels, 5, 2),
-        GDN(channels, inverse=True),
-        up(channels, 3, 9, 4),
+        *(up(m, n, 5, 2), *behind(n), GDN(n, inverse=True), *before(n)),
+        *(up(n, n, 5, 2), *behind(n), GDN(n, inverse=True), *before(n)),
+        *(up(n, 3, 9, 4), *behind(3)),
     ]
-    return nn.Sequential(*([GDN(latent_channels, inverse=True)] if latent_gdn else []), *layers)
+    return Transform(*([GDN(m, inverse=True), *before(m)] if latent_gdn else []), *layers)
 
 
 class CAE(nn.Module):
@@ -64,26 +63,35 @@ class CAE(nn.Module):
 
     stride = STRIDE
 
-    def __init__(self, channels: int, lambdas: Sequence[float], latent_channels: int | None = None) -> None:
+    def __init__(self, channels: int, method: RateMethod | Sequence[float], latent_channels: int | None = None) -> None:
         """Build the networks.
 
         Args:
             channels: N, of the inner layers.
-            lambdas: one level of gain for each.
+            method: how several rates are reached; lambdas alone mean gains.
             latent_channels: M, of the latent; N if left out, as in the paper. A latent of M numbers to a block of
                 16 x 16 pixels bounds what any rate can reach: the M first principal components of such blocks leave
                 31.6 dB on frames of CamVid and 27.1 dB on KITTI's at M = 128, 40.8 and 30.8 dB at M = 256.
         """
         super().__init__()
+        self.method = Gained(method) if isinstance(method, Sequence) else method
         latent_channels = latent_channels or channels
-        self.g_a = analysis(channels, latent_channels, latent_gdn=True)
-        self.g_s = synthesis(channels, latent_channels, latent_gdn=True)
-        self.entropy_model = FactorisedModel(latent_channels)
-        self.gain = Gain(latent_channels, lambdas)
+        self.g_a = analysis(channels, latent_channels, True, self.method)
+        self.g_s = synthesis(channels, latent_channels, True, self.method)
+        self.entropy_model = self.method.density(latent_channels)
+        self.gain = self.method.latents(latent_channels)
 
-    def forward(self, x: Tensor, levels: Tensor) -> Forward:
-        """Return reconstructions and bits of images (B, 3, H, W) in 0..1, sides multiples of 16, at levels (B,)."""
-        gain, inverse = self.gain(levels)
-        y = self.g_a(x).float() * gain
-        likelihood = self.entropy_model.likelihood(quantised(y, self.training), gain)
-        return Forward(self.g_s(round_through(y) * inverse).float(), bits(likelihood))
+    def forward(self, x: Tensor, levels: Tensor, bin_widths: Tensor | float | None = None) -> Forward:
+        """Return reconstructions and bits.
+
+        Args:
+            x: images (B, 3, H, W) in 0..1, sides multiples of 16.
+            levels: of each image (B,).
+            bin_widths: of the quantiser; the method's if left out in training, else 1.
+        """
+        if bin_widths is None:
+            bin_widths = self.method.bin_widths(len(x)) if self.training else 1.0
+        gain, inverse = binned(self.gain(levels), bin_widths)
+        y = self.g_a(x, levels).float() * gain
+        likelihood = self.entropy_model.likelihood(quantised(y, self.training), gain, levels)
+        return Forward(self.g_s(round_through(y) * inverse, levels).float(), bits(likelihood))

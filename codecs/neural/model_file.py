@@ -42,6 +42,7 @@ _KEY = "roadbits"
 _MAX_FILE_BYTES = 1 << 30
 
 Architecture = Literal["cae", "hyperprior"]
+Method = Literal["gain", "scaling", "mae", "conditional"]
 
 
 class ModelFileError(Exception):
@@ -64,8 +65,10 @@ class Description(BaseModel):
     Attributes:
         format: of the file.
         architecture: the codec it belongs to.
-        lambdas: one for each position, rising.
+        lambdas: one for each position, from about the lowest rate up.
         trained: the positions that were trained; the others are interpolated.
+        method: how positions differ.
+        bin_widths: of each position's quantiser; empty if all are 1.
         transforms: the layers of g_a and g_s, and of h_a and h_s if there are.
         means: whether h_s gives means beside scales.
         steps: of the training.
@@ -77,6 +80,8 @@ class Description(BaseModel):
     architecture: Architecture
     lambdas: tuple[float, ...] = Field(min_length=1, max_length=4096)
     trained: tuple[int, ...] = Field(min_length=1)
+    method: Method = "gain"
+    bin_widths: tuple[float, ...] = ()
     transforms: dict[Literal["g_a", "g_s", "h_a", "h_s"], tuple[_Layer, ...]]
     means: bool = True
     steps: int = 0
@@ -102,7 +107,7 @@ class Hyper:
     Attributes:
         h_a: from y's whole steps to z.
         h_s: from z's whole steps to scales, and means.
-        y_entry: float32 (M,): what y is multiplied by to enter h_a.
+        y_entry: float32 (M,), or (positions, M): what y is multiplied by to enter h_a.
         side: of z.
         thresholds: float32 (63,): a scale's table is the number of thresholds below it.
         tables: of the Gaussians, 64 of them.
@@ -152,8 +157,7 @@ class FrozenModel:
                     raise ValueError(f"expected finite gains for {positions} positions, got {tuple(vectors.shape)}")
             if side.gain.shape != side.entry.shape or {side.gain.dtype, side.entry.dtype} != {torch.float32}:
                 raise ValueError("expected gains and entries of one shape and of float32")
-        if any(low >= high for low, high in pairwise((0.0, *self.description.lambdas))):
-            raise ValueError(f"lambdas {self.description.lambdas} do not rise from above 0")
+        self._check_positions()
         if any(position not in range(positions) for position in self.description.trained):
             raise ValueError(f"trained positions {self.description.trained} are not in 0..{positions - 1}")
         if self.hyper and (len(self.hyper.tables) != len(self.hyper.thresholds) + 1):
@@ -161,6 +165,23 @@ class FrozenModel:
         self._check_channels()
         if self.hyper and not (torch.isfinite(self.hyper.y_entry).all() and (self.hyper.thresholds.diff() > 0).all()):
             raise ValueError("expected a finite entry of h_a and thresholds of scales that rise")
+
+    def _check_positions(self) -> None:
+        """Check that no two positions bear one name."""
+        lambdas, bin_widths = self.description.lambdas, self.description.bin_widths
+        if not bin_widths and any(low >= high for low, high in pairwise((0.0, *lambdas))):
+            raise ValueError(f"lambdas {lambdas} do not rise from above 0")
+        if bin_widths:
+            names = set(zip(lambdas, bin_widths, strict=False))
+            if len(bin_widths) != len(lambdas) or len(names) < len(lambdas) or min(*lambdas, *bin_widths) <= 0:
+                raise ValueError(f"expected a lambda and a bin width above 0 for each of {len(lambdas)} positions")
+        for transform in self._transforms():
+            for layer in transform.layers:
+                if layer.num_positions not in (None, len(lambdas)):
+                    raise ValueError(f"a layer knows {layer.num_positions} positions, the model has {len(lambdas)}")
+
+    def _transforms(self) -> tuple[ExactTransform, ...]:
+        return self.g_a, self.g_s, *((self.hyper.h_a, self.hyper.h_s) if self.hyper else ())
 
     def _check_channels(self) -> None:
         """Check that transforms, vectors and images fit each other."""
@@ -170,7 +191,7 @@ class FrozenModel:
             hyper_latent = self.hyper.side.gain.shape[1]
             outputs = latent * (1 + self.description.means)
             expected += [(self.hyper.h_a, latent, hyper_latent), (self.hyper.h_s, hyper_latent, outputs)]
-            if self.hyper.y_entry.shape != (latent,):
+            if self.hyper.y_entry.shape not in ((latent,), (len(self.description.lambdas), latent)):
                 raise ValueError(f"expected an entry of h_a for {latent} channels, got {self.hyper.y_entry.shape}")
         for transform, inputs, outputs in expected:
             if (transform.num_inputs, transform.num_outputs) != (inputs, outputs):
@@ -201,7 +222,9 @@ class FrozenModel:
         """Return the hash that payloads carry, 6 bytes."""
         state = hashlib.blake2b(digest_size=HASH_BYTES)
         # Not pydantic's own JSON, whose way to write numbers may change with its version.
-        state.update(json.dumps(self.description.model_dump(mode="json"), sort_keys=True).encode())
+        # Without what has its default, which must never change: new words then leave old hashes as they are.
+        described = self.description.model_dump(mode="json", exclude_defaults=True)
+        state.update(json.dumps(described, sort_keys=True).encode())
         for name, tensor in sorted(self.tensors().items()):
             state.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
             state.update(tensor.contiguous().numpy().tobytes())

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from roadbits.codecs.bitstream import BitstreamError, CodecId, Container, expect, pack
 from roadbits.codecs.codec import Complexity, Image, OperatingPoint, check_image
-from roadbits.codecs.integer import LARGEST_ACTIVATION
+from roadbits.codecs.integer import LARGEST_ACTIVATION, row_of
 from roadbits.codecs.neural.model_file import FrozenModel, Hyper, Side
 from roadbits.codecs.symbol_tables import Symbols, SymbolTables, check_read, coder_bytes, coder_of
 from roadbits.codecs.timing import section
@@ -29,7 +29,7 @@ from roadbits.codecs.timing import section
 SMALLEST_SIDE = 16
 LARGEST_IMAGE_PIXELS = 4096 * 4096
 """Decoding takes up to 150 bytes per pixel: a payload must not be able to ask for more."""
-_KNOB = "lambda"
+_LAMBDA, _BIN = "lambda", "bin"
 _SIGNIFICANT = 4
 _LARGEST_LATENT = 2.0**21
 _Y_STRIDE, _Z_STRIDE = 16, 64
@@ -67,7 +67,10 @@ class NeuralStill:
     @cached_property
     def fine_points(self) -> tuple[OperatingPoint, ...]:
         """Every position of the model, from the lowest rate up."""
-        return tuple(_point(lmbda) for lmbda in self.model.description.lambdas)
+        description = self.model.description
+        if not description.bin_widths:
+            return tuple(_point(lmbda) for lmbda in description.lambdas)
+        return tuple(map(_point, description.lambdas, description.bin_widths))
 
     @property
     def points(self) -> tuple[OperatingPoint, ...]:
@@ -75,17 +78,24 @@ class NeuralStill:
         return tuple(self.fine_points[position] for position in self.model.description.trained)
 
     def check(self, point: OperatingPoint) -> None:
-        """Raise ValueError if `point` is no lambda within the model's range."""
+        """Raise ValueError if `point` is no lambda, and bin width if there are some, within the model's range."""
         self._position(point)
 
     def _position(self, point: OperatingPoint) -> int:
-        """Return the position whose lambda is nearest, in ratio."""
-        lambdas = self.model.description.lambdas
-        low, high = (float(f"{lmbda:.{_SIGNIFICANT}g}") for lmbda in (lambdas[0], lambdas[-1]))
-        if [knob for knob, _ in point.settings] != [_KNOB] or not low <= point[_KNOB] <= high:
-            raise ValueError(f"codec {self.name} has no point {point}: choose lambda from {low} to {high}")
-        wanted = math.log(point[_KNOB])
-        return min(range(len(lambdas)), key=lambda position: abs(math.log(lambdas[position]) - wanted))
+        """Return the position whose lambda is nearest, in ratio, and of those the one whose bin width is."""
+        settings = dict(point.settings)
+        if self.model.description.bin_widths:
+            settings.setdefault(_BIN, 1.0)
+        offered = {knob: [here[knob] for here in self.fine_points] for knob, _ in self.fine_points[0].settings}
+        if settings.keys() != offered.keys() or any(
+            not min(values) <= settings[knob] <= max(values) for knob, values in offered.items()
+        ):
+            ranges = " and ".join(f"{knob} from {min(values)} to {max(values)}" for knob, values in offered.items())
+            raise ValueError(f"codec {self.name} has no point {point}: choose {ranges}")
+        return min(
+            range(len(self.fine_points)),
+            key=lambda position: [abs(math.log(offered[knob][position] / settings[knob])) for knob in offered],
+        )
 
     def encode(self, image: Image, point: OperatingPoint) -> bytes:
         """Return the payload of an image; see `Codec.encode`."""
@@ -99,7 +109,7 @@ class NeuralStill:
         coder = constriction.stream.stack.AnsCoder()
         with torch.inference_mode():
             with section("transform"):
-                latents = self._quantised(self._latent(image), position)
+                latents = self._quantised(self._latent(image, position), position)
             with section("entropy"):
                 for tables, values, which in latents:
                     tables.push(coder, values, which)
@@ -107,11 +117,12 @@ class NeuralStill:
         with section("container"):
             return pack(Container(self.codec_id, height, width, (position,), body, model_hash=self.model.hash))
 
-    def _latent(self, image: Image) -> Tensor:
+    def _latent(self, image: Image, position: int) -> Tensor:
         """Return y (1, C, h, w), unquantised, of an image padded by repeating its edges."""
         below, right = (-side % self.stride for side in image.shape[:2])
         padded = np.pad(image, ((0, below), (0, right), (0, 0)), mode="edge")
-        return self.model.g_a(_channels_last(torch.from_numpy(padded).permute(2, 0, 1)[None].float()))
+        x = _channels_last(torch.from_numpy(padded).permute(2, 0, 1)[None].float())
+        return self.model.g_a(x, position)
 
     def _quantised(self, y: Tensor, position: int) -> list[tuple[SymbolTables, Symbols, NDArray[np.int64]]]:
         """Return what goes onto the stack, in order: each latent's tables, its symbols and the table of each."""
@@ -120,7 +131,9 @@ class NeuralStill:
         if hyper is None:
             return [(self.model.tables, _symbols(scaled), self._factorised_tables(side, position, scaled.shape))]
         magnitudes = y if self.model.description.means else y.abs()
-        z = hyper.h_a(_steps(magnitudes, hyper.y_entry)) * _vector(hyper.side.gain[position])
+        z = hyper.h_a(_steps(magnitudes, row_of(hyper.y_entry, position)), position) * _vector(
+            hyper.side.gain[position]
+        )
         z_symbols = _symbols(z)
         which, means = self._gaussians(hyper, _latents(z_symbols, z.shape), position)
         return [
@@ -155,7 +168,7 @@ class NeuralStill:
         with torch.inference_mode():
             y_hat = self._pop(coder_of(container.body), container.height, container.width, position)
             with section("transform"):
-                x_hat = self.model.g_s(_steps(y_hat, self.model.side.entry[position]))
+                x_hat = self.model.g_s(_steps(y_hat, self.model.side.entry[position]), position)
         image = x_hat[0, :, : container.height, : container.width].permute(1, 2, 0).to(torch.uint8)
         return np.ascontiguousarray(image.numpy())
 
@@ -181,7 +194,7 @@ class NeuralStill:
 
     def _gaussians(self, hyper: Hyper, z_hat: Tensor, position: int) -> tuple[NDArray[np.int64], Tensor]:
         """Return the table of each value of y (n,), and the means (1, M, h, w)."""
-        predicted = hyper.h_s(_steps(z_hat, hyper.side.entry[position]))
+        predicted = hyper.h_s(_steps(z_hat, hyper.side.entry[position]), position)
         gain = _vector(self.model.side.gain[position])
         if self.model.description.means:
             scales, means = predicted.chunk(2, dim=1)
@@ -211,8 +224,9 @@ class NeuralStill:
         return Complexity(encode, decode, parameters, self.model.num_bytes)
 
 
-def _point(lmbda: float) -> OperatingPoint:
-    return OperatingPoint.of(**{_KNOB: float(f"{lmbda:.{_SIGNIFICANT}g}")})
+def _point(lmbda: float, bin_width: float | None = None) -> OperatingPoint:
+    settings = {_LAMBDA: lmbda} | ({} if bin_width is None else {_BIN: bin_width})
+    return OperatingPoint.of(**{knob: float(f"{value:.{_SIGNIFICANT}g}") for knob, value in settings.items()})
 
 
 def _vector(values: Tensor) -> Tensor:

@@ -230,6 +230,8 @@ class RateDistortionTraining:
     def load_weights(self, path: Path) -> None:
         """Begin from the weights of another training's checkpoint.
 
+        Gains are taken only from a network with the same levels; bottleneck scaling begins without.
+
         Raises:
             CheckpointError: if it cannot be read or holds another network.
         """
@@ -237,7 +239,10 @@ class RateDistortionTraining:
             with safe_open(path, "pt") as file:
                 names = [name for name in file.keys() if name.startswith("network/")]  # noqa: SIM118
                 weights = {name.removeprefix("network/"): file.get_tensor(name) for name in names}
-            self.network.load_state_dict(weights)
+            own = self.network.state_dict()
+            kept = {name: value for name, value in own.items() if "gain." in name and not _fits(name, value, weights)}
+            weights = {name: value for name, value in weights.items() if "gain." not in name or name in own}
+            self.network.load_state_dict({**weights, **kept})
         except (SafetensorError, OSError, RuntimeError) as error:
             raise CheckpointError(f"cannot begin from {path}: {error}") from error
 
@@ -256,25 +261,30 @@ class RateDistortionTraining:
             raise CheckpointError(f"{path} is of another configuration: {'; '.join(differing)}")
 
 
+def _fits(name: str, value: Tensor, weights: dict[str, Tensor]) -> bool:
+    """Return whether weights have a tensor of that name and shape."""
+    return name in weights and weights[name].shape == value.shape
+
+
 def _optimisers(network: nn.Module, schedule: Schedule) -> list[torch.optim.Optimizer]:
-    """Return Muon for the kernels and Adam for the rest."""
+    """Return Muon for the kernels and Adam for the rest, of what may move."""
     kernels: list[nn.Parameter] = []
     rest: list[nn.Parameter] = []
     entropy: list[nn.Parameter] = []
     for name, parameter in network.named_parameters():
+        if not parameter.requires_grad:
+            continue
         if name.startswith("entropy_model") or "gain" in name:
             entropy.append(parameter)
         else:
             (kernels if parameter.ndim == 4 else rest).append(parameter)
-    optimisers: list[torch.optim.Optimizer] = [
-        Muon(kernels, schedule.learning_rate),
-        torch.optim.Adam(
-            [
-                {"params": rest, "lr": schedule.learning_rate},
-                {"params": entropy, "lr": schedule.entropy_learning_rate},
-            ]
-        ),
+    groups = [
+        {"params": rest, "lr": schedule.learning_rate},
+        {"params": entropy, "lr": schedule.entropy_learning_rate},
     ]
+    optimisers: list[torch.optim.Optimizer] = [torch.optim.Adam(groups)]
+    if kernels:
+        optimisers.insert(0, Muon(kernels, schedule.learning_rate))
     for optimiser in optimisers:
         for group in optimiser.param_groups:
             group["full_lr"] = group["lr"]

@@ -32,7 +32,7 @@ def fresh(kind: str, seed: int, image: Image) -> FrozenModel:
     """Return a model of a network that was never trained."""
     torch.manual_seed(seed)
     network = CAE(8, LAMBDAS) if kind == "cae" else Hyperprior(8, 8, LAMBDAS)
-    return freeze(network, LAMBDAS, [image], steps=0)
+    return freeze(network, [image], steps=0)
 
 
 @pytest.fixture(scope="module")

@@ -8,6 +8,7 @@ from torch import Tensor
 from roadbits.codecs.entropy import (
     LIKELIHOOD_BOUND,
     SCALE_BOUND,
+    FactorisedLevels,
     FactorisedModel,
     add_noise,
     bits,
@@ -190,3 +191,36 @@ def test_gaussian_bits_equal_those_of_compressai() -> None:
     values = torch.round(torch.randn(2, 3, 4, 4, generator=generator) * scales) + means
     likelihood = models.GaussianConditional(None).eval()(values, scales, means=means)[1]
     torch.testing.assert_close(gaussian_bits(values, means, scales), bits(likelihood), rtol=1e-3, atol=1e-2)
+
+
+@pytest.fixture(scope="module")
+def levels_model() -> FactorisedLevels:
+    torch.manual_seed(3)
+    model = FactorisedLevels(CHANNELS, 3)
+    with torch.no_grad():
+        for number, parameter in enumerate(model.parameters()):
+            parameter.add_(0.3 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(number)))
+    return model
+
+
+def test_every_level_has_a_density_of_its_own(levels_model: FactorisedLevels) -> None:
+    values = torch.randn(3, CHANNELS, 2, 2, generator=torch.Generator().manual_seed(0))
+    together = levels_model.likelihood(values, 1.0, torch.tensor([0.0, 1.0, 2.0]))
+    for level in range(3):
+        alone = levels_model.models[level].likelihood(values[level : level + 1])
+        torch.testing.assert_close(together[level : level + 1], alone)
+    assert not torch.allclose(levels_model.models[0].likelihood(values), levels_model.models[1].likelihood(values))
+
+
+def test_between_two_levels_logits_are_mixed_and_still_rise(levels_model: FactorisedLevels) -> None:
+    values = torch.linspace(-30, 30, 301).repeat(CHANNELS, 1)
+    with torch.no_grad():
+        low, high = (levels_model.at(level).logits(values) for level in (0.0, 1.0))
+        between = levels_model.at(0.25).logits(values)
+    torch.testing.assert_close(between, 0.75 * low + 0.25 * high)
+    assert (between.diff(dim=1) > 0).all()
+
+
+def test_the_density_of_a_whole_level_is_not_mixed(levels_model: FactorisedLevels) -> None:
+    assert levels_model.at(2.0) is levels_model.models[2]
+    assert levels_model.at(0.0) is levels_model.models[0]

@@ -23,7 +23,7 @@ def test_the_exact_model_and_the_float_network_have_about_the_same_rate_and_qual
     torch.manual_seed(0)
     network = CAE(16, LAMBDAS) if kind == "cae" else Hyperprior(16, 24, LAMBDAS)
     image = waves(128, 192)
-    model = freeze(network, LAMBDAS, [image], 0)
+    model = freeze(network, [image], 0)
     for level, position in enumerate(model.description.trained):
         exact = exactness._exact_point(model, position, image)
         floating = exactness._float_point(network, level, image)
@@ -35,4 +35,4 @@ def test_the_exact_model_and_the_float_network_have_about_the_same_rate_and_qual
 def test_images_that_would_be_padded_are_refused(images: list[Image]) -> None:
     network = CAE(8, LAMBDAS)
     with pytest.raises(ValueError, match="multiples of 16"):
-        cost_of_exactness(network, freeze(network, LAMBDAS, [waves(64, 64)], 0), images)
+        cost_of_exactness(network, freeze(network, [waves(64, 64)], 0), images)

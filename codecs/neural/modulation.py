@@ -1,0 +1,97 @@
+"""Modulation: what a transform does differently at each rate level.
+
+A modulated transform multiplies each channel by a scale behind some of its layers, and may add a shift; both depend on
+the level alone. A frozen model keeps them as one row for each of its positions, so they cost nothing when it runs.
+
+Not here: where scales come from (`mae`, `conditional`); gains of the latent alone (`gain`).
+"""
+
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from roadbits.codecs.entropy import Density
+
+
+class Position(NamedTuple):
+    """One rate of a model.
+
+    Attributes:
+        level: of a trained lambda, counted from 0; between two whole ones lambda is between theirs, geometrically.
+        bin_width: of the quantiser, relative to the trained one.
+    """
+
+    level: float
+    bin_width: float = 1.0
+
+
+class Modulation(nn.Module):
+    """Scales and shifts of every channel, by level."""
+
+    def scale(self, levels: Tensor) -> Tensor:
+        """Return what the channels are multiplied by, (B, C), above 0."""
+        raise NotImplementedError
+
+    def shift(self, levels: Tensor) -> Tensor:
+        """Return what is added thereafter, (B, C)."""
+        return torch.zeros_like(self.scale(levels))
+
+    def forward(self, x: Tensor, levels: Tensor) -> Tensor:
+        """Return the modulated (B, C, H, W)."""
+        scale, shift = (values[:, :, None, None].to(x.dtype) for values in (self.scale(levels), self.shift(levels)))
+        return x * scale + shift
+
+
+class Transform(nn.Sequential):
+    """An analysis or synthesis transform, which hands its level to what needs it."""
+
+    def forward(self, x: Tensor, levels: Tensor | None = None) -> Tensor:
+        """Return the output for x (B, C, H, W) at levels (B,), which only a modulated transform needs."""
+        for module in self:
+            x = module(x, levels) if isinstance(module, Modulation) else module(x)
+        return x
+
+
+def binned(vectors: tuple[Tensor, Tensor], bin_widths: Tensor | float) -> tuple[Tensor, Tensor]:
+    """Return what a latent is multiplied by before and after a quantiser whose bins are wider by a factor."""
+    before, after = vectors
+    return before / bin_widths, after * bin_widths
+
+
+class RateMethod(Protocol):
+    """How one model reaches several rates: what it adds to a codec of one rate."""
+
+    lambdas: tuple[float, ...]
+
+    def behind_down(self, channels: int) -> list[nn.Module]:
+        """Return the modulation, if any, behind a convolution of an analysis transform."""
+        ...
+
+    def before_up(self, channels: int) -> list[nn.Module]:
+        """Return the modulation, if any, between an inverse GDN and a convolution of a synthesis transform."""
+        ...
+
+    def behind_up(self, channels: int) -> list[nn.Module]:
+        """Return the modulation, if any, behind a convolution of a synthesis transform."""
+        ...
+
+    def behind_hyper(self, channels: int) -> list[nn.Module]:
+        """Return the modulation, if any, behind a convolution of a hyper-transform."""
+        ...
+
+    def density(self, channels: int) -> Density:
+        """Return the entropy model of a factorised latent."""
+        ...
+
+    def latents(self, channels: int) -> nn.Module:
+        """Return what gives, at levels (B,), the vectors (B, C, 1, 1) before and after a latent's quantiser."""
+        ...
+
+    def bin_widths(self, num_images: int) -> Tensor | float:
+        """Return the widths of the quantiser's bins in a step of training, (B, 1, 1, 1) or one for all."""
+        ...
+
+    def positions(self) -> list[Position]:
+        """Return every rate of a frozen model, from about the lowest up."""
+        ...

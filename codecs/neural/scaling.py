@@ -1,0 +1,48 @@
+"""Bottleneck scaling: several rates from a codec trained for one, by tuning nothing but a vector per rate.
+
+The latent is multiplied by a vector before rounding and divided by it afterwards; transforms and entropy model stay as
+they were trained for the highest rate. Between two rates vectors are interpolated geometrically.
+
+Source: Theis, Shi, Cunningham, Huszar, "Lossy image compression with compressive autoencoders", ICLR 2017, section 2.3.
+
+Not here: vectors trained together with the transforms, which reach lower rates (`gain`).
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from roadbits.codecs.neural.gain import Gained, interpolated, starting_logs
+
+
+class Scale(nn.Module):
+    """The scales of every level."""
+
+    def __init__(self, channels: int, lambdas: Sequence[float]) -> None:
+        """Start at 1 for the highest level, for which the rest was trained, and fall with lambda."""
+        super().__init__()
+        start = starting_logs(channels, lambdas)
+        self.log_scale = nn.Parameter(start - start[-1])
+
+    def forward(self, levels: Tensor) -> tuple[Tensor, Tensor]:
+        """Return scales and their reciprocals (B, C, 1, 1) at levels (B,), which may lie between two whole ones."""
+        logs = interpolated(self.log_scale, levels)[:, :, None, None]
+        return torch.exp(logs), torch.exp(-logs)
+
+
+class Scaled(Gained):
+    """Bottleneck scaling; see `modulation.RateMethod`."""
+
+    def latents(self, channels: int) -> nn.Module:
+        """Return scales."""
+        return Scale(channels, self.lambdas)
+
+
+def train_scales_only(network: nn.Module) -> None:
+    """Keep everything of a network but its scales as it is."""
+    for parameter in network.parameters():
+        parameter.requires_grad_(False)
+    for module in network.modules():
+        if isinstance(module, Scale):
+            module.requires_grad_(True)
