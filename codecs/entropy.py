@@ -128,11 +128,11 @@ class FactorisedLevels(Density):
     def likelihood(self, values: Tensor, gain: Tensor | float = 1.0, levels: Tensor | None = None) -> Tensor:
         """Return the mass of the step around each value; see `Density.likelihood`."""
         assert levels is not None
-        gains = gain.split(1) if isinstance(gain, Tensor) else [gain] * len(values)
+        gains = list(gain[:, None]) if isinstance(gain, Tensor) else [gain] * len(values)
         return torch.cat(
             [
                 self.at(float(level)).likelihood(value, own)
-                for value, own, level in zip(values.split(1), gains, levels, strict=True)
+                for value, own, level in zip(values[:, None], gains, levels, strict=True)
             ]
         )
 

@@ -14,7 +14,7 @@ import pydantic
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 from roadbits.codecs.neural import cae, hyperprior
-from roadbits.codecs.neural.model_file import Method
+from roadbits.codecs.neural.modulation import Method
 from roadbits.codecs.training.rate_distortion import Schedule
 from roadbits.fleet.model_faults import model_faults
 from roadbits.fleet.scenario import Count, Positive, Seconds, Seed, Share

@@ -22,8 +22,8 @@ from roadbits.codecs.neural.conditional import Conditional
 from roadbits.codecs.neural.gain import Gained
 from roadbits.codecs.neural.hyperprior import Hyperprior
 from roadbits.codecs.neural.mae import Modulated
-from roadbits.codecs.neural.model_file import FrozenModel, Method, ModelFileError
-from roadbits.codecs.neural.modulation import RateMethod
+from roadbits.codecs.neural.model_file import FrozenModel, ModelFileError
+from roadbits.codecs.neural.modulation import Method, RateMethod
 from roadbits.codecs.neural.scaling import Scaled, train_scales_only
 from roadbits.codecs.training.crops import CropSampler
 from roadbits.codecs.training.rate_distortion import Progress, RateDistortionTraining

@@ -18,7 +18,7 @@ from torch.nn import functional
 from roadbits.codecs.entropy import Density, FactorisedLevels
 from roadbits.codecs.neural.gain import Gained, interpolated
 from roadbits.codecs.neural.mae import Unscaled
-from roadbits.codecs.neural.modulation import Modulation, Position
+from roadbits.codecs.neural.modulation import Method, Modulation, Position
 
 BINS_PER_OCTAVE = 8
 _REACH = 4
@@ -45,6 +45,8 @@ class Conditioned(Modulation):
 
 class Conditional(Gained):
     """cAE; see `modulation.RateMethod`."""
+
+    name: Method = "conditional"
 
     def behind_down(self, channels: int) -> list[nn.Module]:
         """Return scales and shifts."""

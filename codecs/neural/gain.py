@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from roadbits.codecs.entropy import Density, FactorisedModel
-from roadbits.codecs.neural.modulation import Position
+from roadbits.codecs.neural.modulation import Method, Position
 
 STEPS_PER_LEVEL = 8
 _RATE_EXPONENT = 0.3
@@ -56,6 +56,8 @@ class Gain(nn.Module):
 
 class Gained:
     """The gain model: gains around the quantiser, nothing in the transforms; see `modulation.RateMethod`."""
+
+    name: Method = "gain"
 
     def __init__(self, lambdas: Sequence[float]) -> None:
         """Take the lambda of each level."""

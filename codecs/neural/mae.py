@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from roadbits.codecs.entropy import Density, FactorisedLevels
 from roadbits.codecs.neural.gain import Gained, interpolated
-from roadbits.codecs.neural.modulation import Modulation
+from roadbits.codecs.neural.modulation import Method, Modulation
 
 _HIDDEN = 50
 _LARGEST_LAMBDA = 2048 / 255**2
@@ -61,6 +61,8 @@ class Unscaled(nn.Module):
 
 class Modulated(Gained):
     """MAE; see `modulation.RateMethod`."""
+
+    name: Method = "mae"
 
     def behind_down(self, channels: int) -> list[nn.Module]:
         """Return a modulator."""

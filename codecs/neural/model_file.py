@@ -35,6 +35,7 @@ from roadbits.codecs.integer import (
     Output,
     Shape,
 )
+from roadbits.codecs.neural.modulation import Method
 from roadbits.codecs.symbol_tables import SymbolTables
 
 FORMAT = "roadbits-still-1"
@@ -42,7 +43,7 @@ _KEY = "roadbits"
 _MAX_FILE_BYTES = 1 << 30
 
 Architecture = Literal["cae", "hyperprior"]
-Method = Literal["gain", "scaling", "mae", "conditional"]
+TransformName = Literal["g_a", "g_s", "h_a", "h_s"]
 
 
 class ModelFileError(Exception):
@@ -82,7 +83,7 @@ class Description(BaseModel):
     trained: tuple[int, ...] = Field(min_length=1)
     method: Method = "gain"
     bin_widths: tuple[float, ...] = ()
-    transforms: dict[Literal["g_a", "g_s", "h_a", "h_s"], tuple[_Layer, ...]]
+    transforms: dict[TransformName, tuple[_Layer, ...]]
     means: bool = True
     steps: int = 0
 

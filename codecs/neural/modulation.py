@@ -6,12 +6,14 @@ the level alone. A frozen model keeps them as one row for each of its positions,
 Not here: where scales come from (`mae`, `conditional`); gains of the latent alone (`gain`).
 """
 
-from typing import NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from roadbits.codecs.entropy import Density
+
+Method = Literal["gain", "scaling", "mae", "conditional"]
 
 
 class Position(NamedTuple):
@@ -60,8 +62,14 @@ def binned(vectors: tuple[Tensor, Tensor], bin_widths: Tensor | float) -> tuple[
 
 
 class RateMethod(Protocol):
-    """How one model reaches several rates: what it adds to a codec of one rate."""
+    """How one model reaches several rates: what it adds to a codec of one rate.
 
+    Attributes:
+        name: of the method.
+        lambdas: of each level.
+    """
+
+    name: Method
     lambdas: tuple[float, ...]
 
     def behind_down(self, channels: int) -> list[nn.Module]:

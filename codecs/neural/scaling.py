@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from roadbits.codecs.neural.gain import Gained, interpolated, starting_logs
+from roadbits.codecs.neural.modulation import Method
 
 
 class Scale(nn.Module):
@@ -33,6 +34,8 @@ class Scale(nn.Module):
 
 class Scaled(Gained):
     """Bottleneck scaling; see `modulation.RateMethod`."""
+
+    name: Method = "scaling"
 
     def latents(self, channels: int) -> nn.Module:
         """Return scales."""

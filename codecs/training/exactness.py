@@ -19,7 +19,7 @@ from roadbits.codecs.neural.cae import CAE
 from roadbits.codecs.neural.hyperprior import Hyperprior
 from roadbits.codecs.neural.model_file import FrozenModel
 from roadbits.codecs.neural.still import NeuralStill
-from roadbits.codecs.training.freezing import cut_to_stride
+from roadbits.codecs.training.ranges import cut_to_stride
 
 
 def cost_of_exactness(network: CAE | Hyperprior, model: FrozenModel, images: Sequence[Image]) -> BdRate:
