@@ -1,12 +1,17 @@
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
 
 from roadbits.codecs import layers
+from roadbits.codecs.codec import Image
 from roadbits.codecs.layers import GDN
 from roadbits.codecs.neural.slim_layers import GdnRecipe
 from roadbits.codecs.neural.slimcae import SlimCAE
+from roadbits.codecs.neural.still import NeuralStill
+from roadbits.codecs.training.freezing import freeze
 
 WIDTHS = (48, 72, 96, 144, 192)
 
@@ -64,3 +69,20 @@ def test_with_one_lambda_the_gain_of_a_width_is_one(network: SlimCAE) -> None:
 def test_a_latent_is_as_wide_as_its_width_unless_told() -> None:
     assert SlimCAE((4, 8), [[0.01]] * 2).standalone(4).g_a[4].out_channels == 4
     assert SlimCAE((4, 8), [[0.01]] * 2, (7, 12)).standalone(4).g_a[4].out_channels == 7
+
+
+@pytest.mark.parametrize("width", [8, 12])
+def test_a_width_taken_out_of_training_makes_payloads_like_any_model(
+    width: int, textured: Callable[..., Image]
+) -> None:
+    torch.manual_seed(0)
+    lambdas = (0.01, 0.02)
+    alone = SlimCAE((8, 12), [lambdas, lambdas], (10, 16), "slim").standalone(width)
+    with torch.no_grad():
+        alone.gain.log_gain.add_(3)
+        alone.gain.log_inverse.sub_(3)
+    codec = NeuralStill("cae", freeze(alone, lambdas, [textured(64, 96)], steps=0))
+    image = textured(48, 70, seed=1)
+    payload = codec.encode(image, codec.points[-1])
+    assert codec.decode(payload).shape == image.shape
+    assert codec.encode(image, codec.points[-1]) == payload
