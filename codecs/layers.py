@@ -80,6 +80,16 @@ def lower_bound(x: Tensor, bound: float) -> Tensor:
     return bounded
 
 
+def rooted(value: Tensor) -> Tensor:
+    """Return the square root by which a number of at least 0 is held."""
+    return torch.sqrt(value + _PEDESTAL)
+
+
+def unrooted(root: Tensor, least: float = 0.0) -> Tensor:
+    """Return the number held as a root, at least `least`; its gradient stays alive near there."""
+    return lower_bound(root, (least + _PEDESTAL) ** 0.5) ** 2 - _PEDESTAL
+
+
 class GDN(nn.Module):
     """Generalised divisive normalisation: x_i / sqrt(beta_i + sum_j gamma_ij x_j^2); its inverse multiplies.
 
@@ -90,16 +100,16 @@ class GDN(nn.Module):
         """Start near a division by one: beta 1, gamma 0.1 on the diagonal."""
         super().__init__()
         self.inverse = inverse
-        self.sqrt_beta = nn.Parameter(torch.sqrt(torch.ones(channels) + _PEDESTAL))
-        self.sqrt_gamma = nn.Parameter(torch.sqrt(0.1 * torch.eye(channels) + _PEDESTAL))
+        self.sqrt_beta = nn.Parameter(rooted(torch.ones(channels)))
+        self.sqrt_gamma = nn.Parameter(rooted(0.1 * torch.eye(channels)))
 
     def beta(self) -> Tensor:
         """Return the offsets (C,), at least 1e-6."""
-        return lower_bound(self.sqrt_beta, (1e-6 + _PEDESTAL) ** 0.5) ** 2 - _PEDESTAL
+        return unrooted(self.sqrt_beta, least=1e-6)
 
     def gamma(self) -> Tensor:
         """Return the weights (C, C), at least 0: row i normalises channel i."""
-        return lower_bound(self.sqrt_gamma, _PEDESTAL**0.5) ** 2 - _PEDESTAL
+        return unrooted(self.sqrt_gamma)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the normalised (B, C, H, W)."""

@@ -14,10 +14,10 @@ import json
 import math
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Protocol, cast
+from typing import NamedTuple, Protocol, cast
 
 import numpy as np
 import torch
@@ -50,6 +50,20 @@ class Network(Protocol):
     def __call__(self, x: Tensor, levels: Tensor) -> Forward:
         """Return reconstructions and bits of images (B, 3, H, W) at levels (B,)."""
         ...
+
+
+class Pass(NamedTuple):
+    """A pass through a network, with which a step adds to its gradients.
+
+    Attributes:
+        network: from images and levels to reconstructions and bits.
+        lambdas: of its levels (L,).
+        weights: of the losses at its levels (L,).
+    """
+
+    network: Callable[[Tensor, Tensor], Forward]
+    lambdas: Tensor
+    weights: Tensor
 
 
 @dataclass(frozen=True)
@@ -151,26 +165,37 @@ class RateDistortionTraining:
             for group in optimiser.param_groups:
                 group["lr"] = group["full_lr"] * schedule.factor(self.step)
         x = torch.from_numpy(self._crops.batch(self.step, batch)).float().div(255).to(memory_format=torch.channels_last)
-        # Every run of consecutive images visits the levels evenly.
-        order = torch.randperm(len(schedule.lambdas))
-        levels = order[(torch.arange(batch) + self.step * batch) % len(order)]
-        lmbda = torch.tensor(schedule.lambdas)[levels]
-        with torch.autocast("cpu", torch.bfloat16):
-            forward = cast(Network, self.network)(x, levels.float())
-        bpp = forward.bits / schedule.crop**2
-        mse = torch.mean((forward.x_hat - x) ** 2, dim=(1, 2, 3))
-        loss = torch.mean((bpp + lmbda * 255**2 * mse) * torch.rsqrt(lmbda / lmbda.new_tensor(schedule.lambdas).mean()))
-        loss.backward()  # type: ignore[no-untyped-call]
+        results = torch.stack([self._add_gradients(x, one) for one in self._passes()])
         norms = [
             nn.utils.clip_grad_norm_(group["params"], schedule.clip)
             for optimiser in self._optimisers
             for group in optimiser.param_groups
         ]
+        loss, bpp, mse = results[:, 0].sum(), results[:, 1].mean(), results[:, 2].mean()
         self._check_finite(loss, torch.stack(norms))
         for optimiser in self._optimisers:
             optimiser.step()
             optimiser.zero_grad()
-        return loss.item(), bpp.mean().item(), mse.mean().item()
+        return loss.item(), bpp.item(), mse.item()
+
+    def _passes(self) -> list[Pass]:
+        """Return what this step runs on its batch, one after the other; their losses are added."""
+        lambdas = torch.tensor(self.schedule.lambdas)
+        return [Pass(cast(Network, self.network), lambdas, torch.rsqrt(lambdas / lambdas.mean()))]
+
+    def _add_gradients(self, x: Tensor, one: Pass) -> Tensor:
+        """Run one pass forth and back and return its loss, bits per pixel and mean squared error (3,)."""
+        # Every run of consecutive images visits the levels evenly.
+        order = torch.randperm(len(one.lambdas))
+        levels = order[(torch.arange(len(x)) + self.step * len(x)) % len(order)]
+        lmbda = one.lambdas[levels]
+        with torch.autocast("cpu", torch.bfloat16):
+            forward = one.network(x, levels.float())
+        bpp = forward.bits / self.schedule.crop**2
+        mse = torch.mean((forward.x_hat - x) ** 2, dim=(1, 2, 3))
+        loss = torch.mean((bpp + lmbda * 255**2 * mse) * one.weights[levels])
+        loss.backward()  # type: ignore[no-untyped-call]
+        return torch.stack((loss, bpp.mean(), mse.mean())).detach()
 
     def _check_finite(self, loss: Tensor, norms: Tensor) -> None:
         for name, values in (("loss", loss), ("gradient's norm", norms.max())):

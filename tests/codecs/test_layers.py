@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from roadbits.codecs.layers import GDN, GatheredUp, down, lower_bound, up
+from roadbits.codecs.layers import GDN, GatheredUp, down, lower_bound, rooted, unrooted, up
 
 direction = pytest.mark.parametrize("inverse", [False, True], ids=["forward", "inverse"])
 
@@ -144,3 +144,10 @@ def test_a_gathered_transposed_convolution_equals_the_plain_one(kernel: int, str
 
 def test_a_transposed_convolution_to_many_channels_is_a_plain_one() -> None:
     assert type(up(6, 8, 5, 2)) is nn.ConvTranspose2d
+
+
+@pytest.mark.parametrize("value", [0.0, 1e-6, 0.1, 3.0])
+def test_a_number_held_as_a_root_comes_back(value: float) -> None:
+    held = torch.tensor([value], dtype=torch.float64)
+    assert unrooted(rooted(held)).item() == pytest.approx(value, abs=1e-15)
+    assert unrooted(rooted(held), least=0.01).item() == pytest.approx(max(value, 0.01), abs=1e-15)

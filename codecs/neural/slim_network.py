@@ -1,0 +1,103 @@
+"""One network of several widths: a plain network at each of them, over kernels that all share.
+
+A narrow width costs fewer multiplications and less memory than a wide one, and the whole little more than its widest,
+where separate networks would cost their sum.
+
+Not here: which parameters are shared, and how (`slim_layers`); training (`training.joint_widths`).
+"""
+
+import copy
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Generic, TypeVar, cast
+
+import torch
+from torch import Tensor
+from torch.func import functional_call
+
+from roadbits.codecs.neural.cae import CAE, Forward
+from roadbits.codecs.neural.hyperprior import Hyperprior
+from roadbits.codecs.neural.slim_layers import GdnRecipe, SlimModules
+
+Plain = TypeVar("Plain", CAE, Hyperprior)
+
+
+def check_widths(widths: Sequence[int], **lists: Sequence[object]) -> None:
+    """Refuse widths that do not rise, and lists that do not have one entry for each.
+
+    Raises:
+        ValueError: naming what is wrong.
+    """
+    if not widths or any(narrow >= wide for narrow, wide in pairwise(widths)):
+        raise ValueError(f"widths must rise, got {', '.join(map(str, widths)) or 'none'}")
+    for name, values in lists.items():
+        if len(values) != len(widths):
+            raise ValueError(f"expected {len(widths)} {name}, one for each width, got {len(values)}")
+
+
+class SlimNetwork(SlimModules, Generic[Plain]):
+    """A slim network in training.
+
+    Attributes:
+        widths: rising.
+        num_levels: of each width.
+        stride: of the plain networks.
+    """
+
+    def __init__(self, widths: Sequence[int], plains: Sequence[Plain], gdn: GdnRecipe) -> None:
+        """Take over the plain networks' initial values: the widest's kernels, everyone's own of what is not shared.
+
+        Args:
+            widths: rising.
+            plains: a network of each.
+            gdn: `switch` for a GDN for each width, `slim` for SlimGDN+.
+
+        Raises:
+            ValueError: if a network does not fit into the widest.
+        """
+        # Without memory, only to lend their forward passes; in a list, so that they do not count as modules.
+        lenders = [copy.deepcopy(plain).to("meta") for plain in plains]
+        super().__init__(plains, gdn)
+        self._plains: list[Plain] = lenders
+        self.widths, self.stride = tuple(widths), plains[0].stride
+        self.num_levels = tuple(len(plain.gain.log_gain) for plain in plains)
+        for index in range(len(widths)):
+            self.at(index)
+
+    def forward(self, x: Tensor, levels: Tensor, width: int) -> Forward:
+        """Return reconstructions and bits of images (B, 3, H, W) in 0..1, at levels (B,) of one width.
+
+        Raises:
+            ValueError: if the width was not trained.
+        """
+        index = self.index(width)
+        return cast(Forward, functional_call(self._plains[index], self.at(index), (x, levels), strict=True))
+
+    @torch.no_grad()
+    def standalone(self, width: int) -> Plain:
+        """Return a plain network of a width that computes, to the bit, what this one does; it shares no memory.
+
+        Raises:
+            ValueError: if the width was not trained.
+        """
+        index = self.index(width)
+        plain: Plain = copy.deepcopy(self._plains[index]).to_empty(device="cpu")
+        plain.load_state_dict(self.at(index))
+        return plain
+
+    def index(self, width: int) -> int:
+        """Return which width, counted from the narrowest.
+
+        Raises:
+            ValueError: if it was not trained.
+        """
+        if width not in self.widths:
+            raise ValueError(f"width {width} was not trained; choose from {', '.join(map(str, self.widths))}")
+        return self.widths.index(width)
+
+    def train(self, mode: bool = True) -> "SlimNetwork[Plain]":
+        """Turn training's noise on or off, at every width."""
+        for plain in self._plains:
+            plain.train(mode)
+        super().train(mode)
+        return self
