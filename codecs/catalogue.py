@@ -1,6 +1,8 @@
-"""Every still codec by its name on the command line, and the decoder of any payload.
+"""Every codec by its name on the command line, and the decoder of any payload.
 
-A plain name of a neural codec means its shipped weights, `NAME:FILE` weights of one's own.
+A plain name of a neural codec means its shipped weights, `NAME:FILE` weights of one's own. `cae` and `hyperprior` name
+what a network is; `gain`, `scaling`, `mae` and `conditional` how it reaches several rates, whichever it is; `slimcae`
+and `slimhyperprior` one that has several widths.
 
 Not here: the codecs themselves.
 """
@@ -13,20 +15,36 @@ from roadbits.codecs.bitstream import BitstreamError, CodecId, unpack
 from roadbits.codecs.codec import Codec, Image
 from roadbits.codecs.legacy.hevc import HEVC_INTRA
 from roadbits.codecs.legacy.stills import AVIF, JPEG, JPEG2000, WEBP
-from roadbits.codecs.neural.model_file import FrozenModel, ModelFileError
+from roadbits.codecs.neural.model_file import ModelFileError
+from roadbits.codecs.neural.slim_model import SlimModel, load_model
+from roadbits.codecs.neural.slim_still import SlimStill
 from roadbits.codecs.neural.still import NeuralStill
 
 LEGACY_CODECS: tuple[Codec, ...] = (JPEG, JPEG2000, WEBP, AVIF, HEVC_INTRA)
-NEURAL_NAMES: tuple[str, ...] = ("cae", "hyperprior")
+NEURAL_NAMES: tuple[str, ...] = (
+    *("cae", "hyperprior", "scaling", "mae", "conditional", "gain", "slimcae", "slimhyperprior"),
+)
 WEIGHTS = Path(__file__).parent / "weights"
+_SLIM = {"slimcae": "cae", "slimhyperprior": "hyperprior"}
 _LEGACY_IDS = dict(
     zip((CodecId.JPEG, CodecId.JPEG2000, CodecId.WEBP, CodecId.AVIF, CodecId.HEVC_INTRA), LEGACY_CODECS, strict=True)
 )
 
+NeuralCodec = NeuralStill | SlimStill
+
+
+def shipped_names() -> tuple[str, ...]:
+    """Return the names of the neural codecs whose weights come with the program."""
+    return tuple(name for name in NEURAL_NAMES if _shipped_weights(name).is_file())
+
+
+def _shipped_weights(name: str) -> Path:
+    return WEIGHTS / f"{name}.safetensors"
+
 
 def still_codecs() -> tuple[Codec, ...]:
     """Return every codec that needs no file of one's own."""
-    return *LEGACY_CODECS, *map(codec_named, NEURAL_NAMES)
+    return *LEGACY_CODECS, *map(codec_named, shipped_names())
 
 
 def codec_named(name: str) -> Codec:
@@ -40,26 +58,38 @@ def codec_named(name: str) -> Codec:
             return codec
     kind, colon, file = name.partition(":")
     if kind not in NEURAL_NAMES or bool(colon) != bool(file):
-        legacy = (codec.name for codec in LEGACY_CODECS)
+        ready = (*(codec.name for codec in LEGACY_CODECS), *shipped_names())
         raise ValueError(
-            f"no codec {name!r}: choose from {', '.join((*legacy, *NEURAL_NAMES))}, "
-            f"or {' or '.join(f'{neural}:FILE' for neural in NEURAL_NAMES)} for weights of your own"
+            f"no codec {name!r}: choose from {', '.join(ready)}, or for weights of your own from "
+            f"{', '.join(f'{neural}:FILE' for neural in NEURAL_NAMES)}"
         )
-    path = Path(file) if file else WEIGHTS / f"{kind}.safetensors"
+    path = Path(file) if file else _shipped_weights(kind)
+    if not file and not path.is_file():
+        raise ValueError(f"codec {name} has no shipped weights: train some with roadbits train, and name {name}:FILE")
     try:
         stat = path.stat()
-        codec = _neural(name, path, stat.st_mtime_ns, stat.st_size)
+        return _neural(name, kind, path, stat.st_mtime_ns, stat.st_size)
     except (ModelFileError, OSError) as error:
         raise ValueError(f"codec {name}: {error}") from error
-    if codec.model.description.architecture != kind:
-        raise ValueError(f"codec {name}: the weights in {path} are of {codec.model.description.architecture}")
-    return codec
 
 
 @functools.lru_cache(maxsize=32)
-def _neural(name: str, path: Path, modified_ns: int, size: int) -> NeuralStill:
-    """Return a neural codec; the last two arguments tell a changed file from the one in the cache."""
-    return NeuralStill(name, FrozenModel.load(path))
+def _neural(name: str, kind: str, path: Path, modified_ns: int, size: int) -> NeuralCodec:
+    """Return a neural codec; the last two arguments tell a changed file from the one in the cache.
+
+    Raises:
+        ModelFileError: if the file cannot be used, or holds another kind of codec.
+    """
+    model = load_model(path)
+    if isinstance(model, SlimModel):
+        slim = next(slim for slim, plain in _SLIM.items() if plain == model.models[0].description.architecture)
+        if kind != slim:
+            raise ModelFileError(f"the weights in {path} are of {slim}")
+        return SlimStill(name, model)
+    described = model.description
+    if kind not in (described.architecture, described.method):
+        raise ModelFileError(f"the weights in {path} are of {described.architecture}, method {described.method}")
+    return NeuralStill(name, model)
 
 
 def codec_of(payload: bytes, further: Sequence[Codec] = ()) -> Codec:
@@ -75,21 +105,16 @@ def codec_of(payload: bytes, further: Sequence[Codec] = ()) -> Codec:
     container = unpack(payload)
     if container.codec_id in _LEGACY_IDS:
         return _LEGACY_IDS[container.codec_id]
-    kind = container.codec_id.name.lower()
-    known = [codec for codec in (*further, *_shipped(kind)) if isinstance(codec, NeuralStill)]
+    known = [codec for codec in (*further, *map(codec_named, shipped_names())) if isinstance(codec, NeuralCodec)]
     for codec in known:
         if codec.accepts(container):
             return codec
-    here = ", ".join(f"{codec.name} {codec.model.hash.hex()}" for codec in known) or "none"
+    kind = container.codec_id.name.lower()
+    here = ", ".join(f"{codec.name} {codec.model_hash.hex()}" for codec in known) or "none"
     raise BitstreamError(
         f"payload needs the {kind} model {container.model_hash.hex()}, known here: {here}; "
         f"name its weights as {kind}:FILE"
     )
-
-
-def _shipped(kind: str) -> tuple[Codec, ...]:
-    """Return the neural codec of that name with its shipped weights, if there are any."""
-    return (codec_named(kind),) if (WEIGHTS / f"{kind}.safetensors").is_file() else ()
 
 
 def decode(payload: bytes, further: Sequence[Codec] = ()) -> Image:

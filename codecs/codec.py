@@ -100,6 +100,11 @@ class Codec(Protocol):
         """Every point that a search for a target rate may choose, from the lowest rate up."""
         ...
 
+    @property
+    def all_points(self) -> tuple[OperatingPoint, ...]:
+        """Every point there is: the fine points, and those that give less quality for less computation."""
+        ...
+
     def check(self, point: OperatingPoint) -> None:
         """Raise ValueError, naming the choices, if this codec has no such point."""
         ...

@@ -47,6 +47,11 @@ class HevcIntra:
         """Every value of qp."""
         return tuple(OperatingPoint.of(qp=qp) for qp in range(_LOWEST_RATE_QP, _HIGHEST_RATE_QP - 1, -1))
 
+    @property
+    def all_points(self) -> tuple[OperatingPoint, ...]:
+        """The same: none costs less computation than another of its quality."""
+        return self.fine_points
+
     def check(self, point: OperatingPoint) -> None:
         """Raise ValueError if the point is not one qp."""
         if point not in self.fine_points:

@@ -10,7 +10,8 @@ Not here: encoding and decoding (`still`), making a model (`training.freezing`).
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import pairwise
@@ -39,7 +40,7 @@ from roadbits.codecs.neural.modulation import Method
 from roadbits.codecs.symbol_tables import SymbolTables
 
 FORMAT = "roadbits-still-1"
-_KEY = "roadbits"
+METADATA_KEY = "roadbits"
 _MAX_FILE_BYTES = 1 << 30
 
 Architecture = Literal["cae", "hyperprior"]
@@ -240,7 +241,7 @@ class FrozenModel:
         """Write the model to a file, complete or not at all."""
         tensors = {name: tensor.contiguous() for name, tensor in self.tensors().items()}
         unfinished = path.with_suffix(f".{os.getpid()}.tmp")
-        save_file(tensors, unfinished, {_KEY: self.description.model_dump_json()})
+        save_file(tensors, unfinished, {METADATA_KEY: self.description.model_dump_json()})
         unfinished.chmod(0o644)
         unfinished.replace(path)
 
@@ -251,22 +252,17 @@ class FrozenModel:
         Raises:
             ModelFileError: if it is missing, damaged or no model of a still codec.
         """
-        if not path.is_file():
-            raise ModelFileError(f"no file of weights {path}")
-        if path.stat().st_size > _MAX_FILE_BYTES:
-            raise ModelFileError(f"{path} is larger than {_MAX_FILE_BYTES} bytes: no codec's weights")
-        try:
-            with safe_open(path, "pt") as file:
-                text = (file.metadata() or {}).get(_KEY)
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            if text is None:
-                raise ValueError("it is no frozen model; a training's checkpoint must be frozen first: roadbits train")
-            return cls._of(Description.model_validate(json.loads(text)), tensors)
-        except (SafetensorError, ValidationError, KeyError, TypeError, ValueError, RuntimeError, IndexError) as error:
-            raise ModelFileError(f"cannot use the weights in {path}: {error}") from error
+        with open_tensors(path) as (text, tensors):
+            return cls.of(Description.model_validate(json.loads(text)), tensors)
 
     @classmethod
-    def _of(cls, description: Description, tensors: Mapping[str, Tensor]) -> "FrozenModel":
+    def of(cls, description: Description, tensors: Mapping[str, Tensor]) -> "FrozenModel":
+        """Build a model from what a file holds.
+
+        Raises:
+            KeyError: if a tensor is missing.
+            ValueError: if the model is not sound.
+        """
         transforms = {
             name: ExactTransform.of(name, [Shape(**layer.model_dump()) for layer in layers], tensors)
             for name, layers in description.transforms.items()
@@ -283,6 +279,28 @@ class FrozenModel:
             )
         side = Side(tensors["y.gain"], tensors["y.entry"])
         return cls(description, transforms["g_a"], transforms["g_s"], side, _tables_of("tables", tensors), hyper)
+
+
+@contextmanager
+def open_tensors(path: Path) -> Iterator[tuple[str, dict[str, Tensor]]]:
+    """Open a file of weights: gives its description and tensors; what goes wrong inside is the file's fault.
+
+    Raises:
+        ModelFileError: if the file is missing or damaged, or cannot be used.
+    """
+    if not path.is_file():
+        raise ModelFileError(f"no file of weights {path}")
+    if path.stat().st_size > _MAX_FILE_BYTES:
+        raise ModelFileError(f"{path} is larger than {_MAX_FILE_BYTES} bytes: no codec's weights")
+    try:
+        with safe_open(path, "pt") as file:
+            text = (file.metadata() or {}).get(METADATA_KEY)
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        if text is None:
+            raise ValueError("it is no frozen model; a training's checkpoint must be frozen first: roadbits train")
+        yield text, tensors
+    except (SafetensorError, ValidationError, KeyError, TypeError, ValueError, RuntimeError, IndexError) as error:
+        raise ModelFileError(f"cannot use the weights in {path}: {error}") from error
 
 
 def _table_tensors(name: str, tables: SymbolTables) -> dict[str, Tensor]:

@@ -60,7 +60,7 @@ class SlimNetwork(SlimModules, Generic[Plain]):
         super().__init__(plains, gdn)
         self._plains: list[Plain] = lenders
         self.widths, self.stride = tuple(widths), plains[0].stride
-        self.num_levels = tuple(len(plain.gain.log_gain) for plain in plains)
+        self.num_levels = tuple(len(plain.method.lambdas) for plain in plains)
         for index in range(len(widths)):
             self.at(index)
 

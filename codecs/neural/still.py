@@ -73,6 +73,11 @@ class NeuralStill:
         return tuple(map(_point, description.lambdas, description.bin_widths))
 
     @property
+    def all_points(self) -> tuple[OperatingPoint, ...]:
+        """The same: all cost alike."""
+        return self.fine_points
+
+    @property
     def points(self) -> tuple[OperatingPoint, ...]:
         """The positions that were trained."""
         return tuple(self.fine_points[position] for position in self.model.description.trained)

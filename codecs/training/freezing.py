@@ -5,10 +5,11 @@ Not here: training (`rate_distortion`), the steps of freezing (`ranges`, `whole_
 """
 
 from collections.abc import Mapping, Sequence
+from typing import Any, cast
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from roadbits.codecs.codec import Image
 from roadbits.codecs.integer import Output
@@ -16,9 +17,12 @@ from roadbits.codecs.neural.cae import CAE
 from roadbits.codecs.neural.hyperprior import Hyperprior
 from roadbits.codecs.neural.model_file import Description, FrozenModel, Hyper, Side, TransformName
 from roadbits.codecs.neural.modulation import Position
+from roadbits.codecs.neural.slim_model import SlimModel
+from roadbits.codecs.neural.slim_network import SlimNetwork
 from roadbits.codecs.training.exact_twins import Wholes, exact_twin, stored_rows
 from roadbits.codecs.training.frozen_tables import factorised_tables, gaussian_tables
-from roadbits.codecs.training.ranges import Ranges, Reach, levels_of, measure
+from roadbits.codecs.training.ranges import Ranges, Reach, levels_of, measure, united
+from roadbits.codecs.training.whole_weights import WholeWeights
 
 _LAST: dict[TransformName, Output] = {"g_a": "values", "g_s": "pixels", "h_a": "values", "h_s": "values"}
 
@@ -82,3 +86,47 @@ def _side(latents: nn.Module, positions: Sequence[Position], reach: Reach) -> Si
     bin_widths = torch.tensor([position.bin_width for position in positions])[:, None]
     entry = inverses[:, :, 0, 0].double() * bin_widths / (reach.step * reach.positions)
     return Side((gains[:, :, 0, 0] / bin_widths).float().contiguous(), entry.float().contiguous())
+
+
+def freeze_widths(network: SlimNetwork[Any], images: Sequence[Image], steps: int) -> SlimModel:
+    """Return the exact models of all widths of a trained slim network; their convolutions share whole weights.
+
+    Args:
+        network: as trained.
+        images: for calibration, as for `freeze`.
+        steps: of the training, for the descriptions.
+    """
+    plains: list[CAE | Hyperprior] = [network.standalone(width).eval() for width in network.widths]
+    with torch.no_grad():
+        ranges = _united_ranges(plains, [measure(plain, images) for plain in plains])
+        wholes: dict[TransformName, dict[int, WholeWeights]] = {name: {} for name in _LAST}
+        models = [_assembled(plains[-1], ranges[-1], steps, wholes)]
+        for plain, own in zip(plains[-2::-1], ranges[-2::-1], strict=True):
+            models.insert(0, _assembled(plain, own, steps, _narrowed(plain, plains[-1], wholes)))
+    return SlimModel(network.widths, tuple(models))
+
+
+def _united_ranges(
+    plains: Sequence[CAE | Hyperprior], measured: Sequence[dict[TransformName, Ranges]]
+) -> list[dict[TransformName, Ranges]]:
+    """Return every width's ranges, such that convolutions can share weights."""
+    by_name = {
+        name: united([getattr(plain, name) for plain in plains], [ranges[name] for ranges in measured])
+        for name in measured[-1]
+    }
+    return [{name: ranges[index] for name, ranges in by_name.items()} for index in range(len(plains))]
+
+
+def _narrowed(
+    plain: CAE | Hyperprior, widest: CAE | Hyperprior, wholes: Mapping[TransformName, Mapping[int, WholeWeights]]
+) -> dict[TransformName, dict[int, WholeWeights]]:
+    """Return the whole weights between a narrow width's channels, where these are the widest's first."""
+    narrow: dict[TransformName, dict[int, WholeWeights]] = {name: {} for name in _LAST}
+    for name, of_transform in wholes.items():
+        for index, whole in of_transform.items():
+            own, shared = (cast(Tensor, getattr(network, name)[index].weight) for network in (plain, widest))
+            rows, columns = own.shape[:2]
+            if torch.equal(own, shared[:rows, :columns]):
+                up = whole.shape.kind == "up"
+                narrow[name][index] = whole.narrowed(*((rows, columns) if up else (columns, rows)))
+    return narrow

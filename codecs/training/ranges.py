@@ -1,8 +1,8 @@
 """Ranges: how far every activation of a trained network reaches, measured on calibration images.
 
-Each transform is run as it will be in use, on rounded latents, at the lowest, middle and highest level. Where transforms
-do different things at different levels, at every level; a layer's reach is then a product of a number for each channel
-and a factor for each position, so that one set of weights serves all positions.
+Each transform is run as it will be in use, on rounded latents, at the lowest, middle and highest level. Where
+transforms do different things at different levels, at every level; a layer's reach is then a product of a number for
+each channel and a factor for each position, so that one set of weights serves all positions.
 
 Not here: what becomes of ranges (`exact_twins`, `freezing`).
 """

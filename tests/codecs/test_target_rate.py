@@ -19,7 +19,7 @@ class SizedCodec:
 
     def __init__(self, sizes: Sequence[int]) -> None:
         self.sizes = sizes
-        self.points = self.fine_points = tuple(OperatingPoint.of(k=k) for k in range(len(sizes)))
+        self.points = self.fine_points = self.all_points = tuple(OperatingPoint.of(k=k) for k in range(len(sizes)))
         self.tried: list[int] = []
 
     def check(self, point: OperatingPoint) -> None:
