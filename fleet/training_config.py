@@ -6,7 +6,8 @@ Not here: reading YAML itself (`yaml_file`), running a training (`training_run`)
 """
 
 import os
-from itertools import pairwise
+from collections.abc import Sequence
+from itertools import chain, pairwise
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -15,6 +16,9 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInf
 
 from roadbits.codecs.neural import cae, hyperprior
 from roadbits.codecs.neural.modulation import Method
+from roadbits.codecs.neural.slim_layers import GdnRecipe
+from roadbits.codecs.neural.slim_network import check_widths
+from roadbits.codecs.training.lambda_schedule import LambdaSchedule
 from roadbits.codecs.training.rate_distortion import Schedule
 from roadbits.fleet.model_faults import model_faults
 from roadbits.fleet.scenario import Count, Positive, Seconds, Seed, Share
@@ -32,6 +36,13 @@ def _absolute(path: str, info: ValidationInfo) -> str:
     folder: Path = (info.context or {}).get("folder", Path())
     expanded = Path(os.path.expandvars(path)).expanduser()
     return os.path.normpath((folder / expanded).absolute())
+
+
+def _check_rise(lambdas: Sequence[float]) -> None:
+    """Refuse operating points that would bear one name: a payload's lambda has four digits."""
+    for low, high in pairwise(lambdas):
+        if high < _SMALLEST_RISE * low:
+            raise ValueError(f"must rise by a factor of at least {_SMALLEST_RISE}: {high} follows {low}")
 
 
 FolderPath = Annotated[str, Field(min_length=1), AfterValidator(_absolute)]
@@ -85,6 +96,88 @@ class HyperpriorCodec(_Part):
     def stride(self) -> int:
         """Return what the side of a crop must be a multiple of."""
         return hyperprior.STRIDE
+
+
+class _SlimCodec(_Part):
+    """What slimmable codecs have in common.
+
+    Attributes:
+        widths: N of each, rising.
+        lambdas: of each width, a list each; the training's for every width if left out.
+        gdn: `switch` for a GDN for each width, `slim` for SlimGDN+.
+        per_step: which widths a step runs, `all` or a `sandwich` of three.
+        weighting: of losses at different lambdas, `root` or `none`; see `JointWidths`.
+    """
+
+    widths: tuple[Channels, ...] = Field(strict=False, min_length=1, max_length=16)
+    lambdas: tuple[Annotated[tuple[Positive, ...], Field(strict=False, min_length=1)], ...] = Field((), strict=False)
+    gdn: GdnRecipe = "switch"
+    per_step: Literal["all", "sandwich"] = "all"
+    weighting: Literal["root", "none"] = "root"
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        lists = {"lambdas": self.lambdas or None, "latent_channels": getattr(self, "latent_channels", None)}
+        check_widths(self.widths, **{name: values for name, values in lists.items() if values is not None})
+        for lambdas in self.lambdas:
+            _check_rise(lambdas)
+        return self
+
+
+class SlimCaeCodec(_SlimCodec):
+    """SlimCAE.
+
+    Attributes:
+        latent_channels: M of each width; N if left out.
+    """
+
+    kind: Literal["slimcae"]
+    latent_channels: tuple[Channels, ...] | None = Field(None, strict=False)
+
+    @property
+    def stride(self) -> int:
+        """Return what the side of a crop must be a multiple of."""
+        return cae.STRIDE
+
+
+class SlimHyperpriorCodec(_SlimCodec):
+    """A hyperprior of several widths.
+
+    Attributes:
+        latent_channels: M of each width.
+        layers: of each transform.
+        means: predict means beside scales.
+    """
+
+    kind: Literal["slimhyperprior"]
+    latent_channels: tuple[Channels, ...] = Field(strict=False)
+    layers: Literal[3, 4] = 3
+    means: bool = True
+
+    @property
+    def stride(self) -> int:
+        """Return what the side of a crop must be a multiple of."""
+        return hyperprior.STRIDE
+
+
+class LambdaScheduleWords(_Part):
+    """The lambda schedule of SlimCAE: see `codecs.training.lambda_schedule`. It begins with the training's one lambda.
+
+    Attributes:
+        first_steps: before the first round.
+        round_steps: of each round.
+        factor: of lambda, from round to round.
+        max_rounds: of each pair of widths.
+    """
+
+    first_steps: Count
+    round_steps: Count
+    factor: Annotated[float, Field(gt=0, lt=1)] = 0.8
+    max_rounds: Count = 7
+
+    def schedule(self, start: float, num_widths: int) -> LambdaSchedule:
+        """Return the rules for widths that begin with a lambda."""
+        return LambdaSchedule(start, num_widths, self.first_steps, self.round_steps, self.factor, self.max_rounds)
 
 
 class FolderImages(_Part):
@@ -159,6 +252,8 @@ class StillCodecTraining(_Part):
         name: also of the default folder, `trainings/NAME`.
         kind: of the training.
         codec: the network.
+        lambda_schedule: finds a lambda for each width of a slimmable codec, from one for all.
+        lambdas: of the rate levels, rising.
         checkpoint_every: steps.
         busiest_of: crops are drawn that many at a time, and the one with the strongest gradients is taken.
         start_from: a checkpoint of the same network to take first weights from; only weights, no moments. Bottleneck
@@ -169,7 +264,8 @@ class StillCodecTraining(_Part):
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")
     kind: Literal["still-codec"]
-    codec: Annotated[CaeCodec | HyperpriorCodec, Field(discriminator="kind")]
+    codec: Annotated[CaeCodec | HyperpriorCodec | SlimCaeCodec | SlimHyperpriorCodec, Field(discriminator="kind")]
+    lambda_schedule: LambdaScheduleWords | None = None
     lambdas: tuple[Positive, ...] = Field(strict=False, min_length=1, max_length=64)
     steps: Count
     batch_size: Count = 4
@@ -188,10 +284,7 @@ class StillCodecTraining(_Part):
     @field_validator("lambdas")
     @classmethod
     def _rise(cls, lambdas: tuple[float, ...]) -> tuple[float, ...]:
-        """Refuse operating points that would bear one name: a payload's lambda has four digits."""
-        for low, high in pairwise(lambdas):
-            if high < _SMALLEST_RISE * low:
-                raise ValueError(f"must rise by a factor of at least {_SMALLEST_RISE}: {high} follows {low}")
+        _check_rise(lambdas)
         return lambdas
 
     @field_validator("crop")
@@ -204,15 +297,35 @@ class StillCodecTraining(_Part):
 
     @model_validator(mode="after")
     def _begins(self) -> Self:
-        if self.codec.method == "scaling" and not self.start_from:
+        if getattr(self.codec, "method", None) == "scaling" and not self.start_from:
             raise ValueError("method scaling tunes a codec that is trained already: give its checkpoint as start_from")
+        if self.lambda_schedule:
+            self._check_schedule(self.lambda_schedule)
         return self
+
+    def _check_schedule(self, rules: LambdaScheduleWords) -> None:
+        codec = self.codec
+        if not isinstance(codec, _SlimCodec) or len(codec.widths) < 2 or len(self.lambdas) > 1 or codec.lambdas:
+            raise ValueError("lambda_schedule needs a slimmable codec of several widths that begin with one lambda")
+        most, fall = rules.schedule(self.lambdas[0], len(codec.widths)).most_steps, self.schedule.fall_begins
+        if most > fall:
+            raise ValueError(
+                f"lambda_schedule may take {most} steps, the learning rate falls from step {fall} of {self.steps}: "
+                "give more steps, or a shorter cooldown"
+            )
+
+    @property
+    def lambdas_by_width(self) -> tuple[tuple[float, ...], ...]:
+        """The lambdas of each width of a slimmable codec, narrowest first."""
+        assert isinstance(self.codec, _SlimCodec)
+        return self.codec.lambdas or (self.lambdas,) * len(self.codec.widths)
 
     @property
     def schedule(self) -> Schedule:
         """Return how to train, in the words of the training loop."""
+        slim = isinstance(self.codec, _SlimCodec)
         return Schedule(
-            self.lambdas,
+            tuple(chain.from_iterable(self.lambdas_by_width)) if slim else self.lambdas,
             self.steps,
             self.batch_size,
             self.crop,

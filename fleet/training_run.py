@@ -10,29 +10,25 @@ Not here: the loop (`codecs.training.rate_distortion`), the measuring (`training
 
 import fcntl
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import assert_never
 
-import torch
-
-from roadbits.codecs.neural.cae import CAE
-from roadbits.codecs.neural.conditional import Conditional
-from roadbits.codecs.neural.gain import Gained
-from roadbits.codecs.neural.hyperprior import Hyperprior
-from roadbits.codecs.neural.mae import Modulated
 from roadbits.codecs.neural.model_file import FrozenModel, ModelFileError
-from roadbits.codecs.neural.modulation import Method, RateMethod
-from roadbits.codecs.neural.scaling import Scaled, train_scales_only
+from roadbits.codecs.neural.slim_model import SlimModel, load_model
 from roadbits.codecs.training.crops import CropSampler
+from roadbits.codecs.training.joint_widths import JointWidthsTraining
+from roadbits.codecs.training.lambda_schedule import Measured
+from roadbits.codecs.training.lambda_schedule_run import run_lambda_schedule
 from roadbits.codecs.training.rate_distortion import Progress, RateDistortionTraining
 from roadbits.fleet.interrupts import Interrupts, postponed_interrupts
-from roadbits.fleet.progress import Display
+from roadbits.fleet.progress import Bar, Display
 from roadbits.fleet.report.training_curves import write_training_curves
 from roadbits.fleet.stages import write_whole
-from roadbits.fleet.training_config import CaeCodec, HyperpriorCodec, StillCodecTraining, dump_training
+from roadbits.fleet.training_config import LambdaScheduleWords, StillCodecTraining, dump_training
 from roadbits.fleet.training_images import cache_name, open_cache, remove_other_caches
+from roadbits.fleet.training_network import build_network, training_of
 from roadbits.fleet.training_validation import Validation
 
 _NUM_CALIBRATION_IMAGES = 24
@@ -40,52 +36,6 @@ _NUM_CALIBRATION_IMAGES = 24
 
 class TrainingFolderError(Exception):
     """A folder that a training cannot begin in; the message says what to do."""
-
-
-def build_network(words: StillCodecTraining) -> CAE | Hyperprior:
-    """Return the network with the initial weights that the seed gives."""
-    torch.manual_seed(words.seed)
-    method = rate_method(words.codec.method, words.lambdas)
-    network: CAE | Hyperprior
-    match words.codec:
-        case CaeCodec() as codec:
-            network = CAE(codec.channels, method, codec.latent_channels)
-        case HyperpriorCodec() as codec:
-            network = Hyperprior(codec.channels, codec.latent_channels, method, codec.layers, codec.means)
-        case _:
-            assert_never(words.codec)
-    if words.codec.method == "scaling":
-        train_scales_only(network)
-    return network
-
-
-def rate_method(name: Method, lambdas: Sequence[float]) -> RateMethod:
-    """Return a rate method by its name."""
-    match name:
-        case "gain":
-            return Gained(lambdas)
-        case "scaling":
-            return Scaled(lambdas)
-        case "mae":
-            return Modulated(lambdas)
-        case "conditional":
-            return Conditional(lambdas)
-        case _:
-            assert_never(name)
-
-
-def identity_of(words: StillCodecTraining, digests: Sequence[str]) -> dict[str, object]:
-    """Return what a checkpoint must have in common with a training beside the schedule.
-
-    Args:
-        words: of the training.
-        digests: of the pixels of each source of crops.
-    """
-    identity: dict[str, object] = {f"codec.{key}": value for key, value in words.codec.model_dump().items()}
-    identity["busiest_of"] = words.busiest_of
-    for number, (source, digest) in enumerate(zip(words.data, digests, strict=True)):
-        identity |= {f"data[{number}].weight": source.weight, f"data[{number}].digest": digest}
-    return identity
 
 
 class TrainingRun:
@@ -121,8 +71,7 @@ class TrainingRun:
             weights = [source.weight for source in self._words.data]
             crops = CropSampler(opened, weights, self._words.crop, self._words.seed, self._words.busiest_of)
             network = build_network(self._words)
-            identity = identity_of(self._words, [cache.digest() for cache in opened])
-            training = RateDistortionTraining(network, self._words.schedule, crops, identity)
+            training = training_of(network, self._words, crops, [cache.digest() for cache in opened])
             if self._checkpoint.exists():
                 training.load(self._checkpoint)
             elif self._words.start_from:
@@ -131,7 +80,7 @@ class TrainingRun:
             remove_other_caches(caches, (*train_on, *validate_on))
             calibration = crops.calibration_images(_NUM_CALIBRATION_IMAGES)
             side = self._words.validation.side
-            self._train(training, Validation.of_caches(network, self._words.lambdas, calibration, held_out, side))
+            self._train(training, Validation.of_caches(network, calibration, held_out, side))
         return self._model
 
     def _refuse_started(self, resume: bool) -> None:
@@ -167,28 +116,72 @@ class TrainingRun:
 
     def _run_steps(self, training: RateDistortionTraining, validation: Validation, interrupts: Interrupts) -> None:
         words = self._words
-        progress: Progress | None = None
         with self._display.bar("train", words.steps) as bar:
             bar.set(training.step)
-            for progress in training.run(words.steps):
-                bar.set(progress.step, _note(progress))
-                if progress.step % words.checkpoint_every == 0:
-                    training.save(self._checkpoint)
-                interrupts.check()
-                if progress.step % words.validation.every == 0:
-                    self._validate(training.step, validation, progress, interrupts)
+            steps = partial(self._steps, training, validation, interrupts, bar)
+            if words.lambda_schedule is not None:
+                self._schedule_lambdas(training, validation, interrupts, words.lambda_schedule, steps)
+            progress = steps(words.steps)
         training.save(self._checkpoint)
         if not self._is_frozen(training.step):
             self._validate(training.step, validation, progress, interrupts)
-            cost = validation.cost_of_exactness(FrozenModel.load(self._model))
+            cost = validation.cost_of_exactness(load_model(self._model))
             self._display.event("exactness", step=training.step, cost_percent=cost)
             if cost is not None:
                 self._display.say(f"exact arithmetic costs {cost:+.2f} % of the bytes at equal PSNR, header left out")
 
+    def _steps(
+        self,
+        training: RateDistortionTraining,
+        validation: Validation,
+        interrupts: Interrupts,
+        bar: Bar,
+        until: int,
+    ) -> Progress | None:
+        """Train up to a step; return how it stood last."""
+        progress: Progress | None = None
+        for progress in training.run(until):
+            bar.set(progress.step, _note(progress))
+            if progress.step % self._words.checkpoint_every == 0:
+                training.save(self._checkpoint)
+            interrupts.check()
+            if progress.step % self._words.validation.every == 0:
+                self._validate(training.step, validation, progress, interrupts)
+        return progress
+
+    def _schedule_lambdas(
+        self,
+        training: RateDistortionTraining,
+        validation: Validation,
+        interrupts: Interrupts,
+        rules: LambdaScheduleWords,
+        steps: Callable[[int], Progress | None],
+    ) -> None:
+        """Find a lambda for each width, and train towards them from then on."""
+        assert isinstance(training, JointWidthsTraining)
+
+        def train_on(lambdas: tuple[float, ...], until: int) -> None:
+            training.set_lambdas(lambdas)
+            if training.step < until:
+                steps(until)
+                training.save(self._checkpoint)
+
+        def evaluate() -> list[Measured]:
+            points = validation.measure(validation.frozen(training.step), interrupts.check)
+            lambdas = ", ".join(f"{lmbda:.4g}" for (lmbda,) in training.lambdas)
+            curve = "  ".join(f"{point.bpp:.3f}/{point.psnr_db:.2f}" for point in points)
+            self._display.say(f"step {training.step}: lambdas {lambdas}: bpp/dB {curve}")
+            return [Measured(point.bpp, point.psnr_db) for point in points]
+
+        schedule = rules.schedule(self._words.lambdas[0], len(training.lambdas))
+        rounds = run_lambda_schedule(schedule, train_on, evaluate, self._folder / "lambda_schedule.json")
+        training.set_lambdas(schedule.after(rounds[-1]).lambdas)
+        self._display.event("lambdas", step=training.step, lambdas=[lmbda for (lmbda,) in training.lambdas])
+
     def _is_frozen(self, step: int) -> bool:
         """Return whether the model was frozen at a step, which is the last thing a validation does."""
         try:
-            return FrozenModel.load(self._model).description.steps == step
+            return _steps_of(load_model(self._model)) == step
         except ModelFileError:
             return False
 
@@ -204,8 +197,8 @@ class TrainingRun:
             bpp_estimate=progress and progress.bpp_estimate,
             psnr_db=progress and progress.psnr_db,
             points=[
-                {"lambda": lmbda, "bpp": point.bpp, "psnr_db": point.psnr_db, "ms_ssim": point.ms_ssim}
-                for lmbda, point in zip(self._words.lambdas, points, strict=True)
+                {"point": point.point, "bpp": point.bpp, "psnr_db": point.psnr_db, "ms_ssim": point.ms_ssim}
+                for point in points
             ],
         )
         curve = "  ".join(f"{point.bpp:.3f}/{point.psnr_db:.2f}" for point in points)
@@ -214,6 +207,11 @@ class TrainingRun:
         unfinished = self._model.with_suffix(f".{os.getpid()}.tmp")
         model.save(unfinished)
         unfinished.replace(self._model)
+
+
+def _steps_of(model: FrozenModel | SlimModel) -> int:
+    """Return the steps of the training that a model was frozen after."""
+    return (model.models[-1] if isinstance(model, SlimModel) else model).description.steps
 
 
 def _note(progress: Progress) -> str:

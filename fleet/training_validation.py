@@ -7,14 +7,15 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from roadbits.codecs.codec import Image
-from roadbits.codecs.neural.cae import CAE
-from roadbits.codecs.neural.hyperprior import Hyperprior
 from roadbits.codecs.neural.model_file import FrozenModel
+from roadbits.codecs.neural.slim_model import SlimModel
+from roadbits.codecs.neural.slim_still import SlimStill
 from roadbits.codecs.neural.still import NeuralStill
 from roadbits.codecs.rate_distortion import RdPoint, measure
 from roadbits.codecs.training.crops import ImageCache
 from roadbits.codecs.training.exactness import cost_of_exactness
-from roadbits.codecs.training.freezing import freeze
+from roadbits.codecs.training.freezing import freeze, freeze_widths
+from roadbits.fleet.training_network import PlainNetwork, SlimNetwork
 
 
 def middle(image: Image, side: int) -> Image:
@@ -29,49 +30,58 @@ class Validation:
 
     Attributes:
         network: in training; it moves on between validations.
-        lambdas: of its levels.
         calibration: images to measure ranges on, from the training data.
         held_out: images to measure rate and quality on.
     """
 
-    network: CAE | Hyperprior
-    lambdas: tuple[float, ...]
+    network: PlainNetwork | SlimNetwork
     calibration: Sequence[Image]
     held_out: Sequence[Image]
 
     @classmethod
     def of_caches(
         cls,
-        network: CAE | Hyperprior,
-        lambdas: tuple[float, ...],
+        network: PlainNetwork | SlimNetwork,
         calibration: Sequence[Image],
         caches: Sequence[ImageCache],
         side: int,
     ) -> "Validation":
         """Measure on the middles of all images of some caches."""
         held_out = [middle(cache.image(index), side) for cache in caches for index in range(len(cache))]
-        return cls(network, lambdas, calibration, held_out)
+        return cls(network, calibration, held_out)
 
-    def frozen(self, step: int) -> FrozenModel:
+    def frozen(self, step: int) -> FrozenModel | SlimModel:
         """Return the exact model of the network as it stands after a step."""
-        model = freeze(self.network, self.calibration, step)
+        model: FrozenModel | SlimModel
+        if isinstance(self.network, PlainNetwork):
+            model = freeze(self.network, self.calibration, step)
+        else:
+            model = freeze_widths(self.network, self.calibration, step)
         self.network.train()
         return model
 
-    def cost_of_exactness(self, model: FrozenModel) -> float | None:
-        """Return what freezing costs, in percent of the bytes at equal PSNR; None if it cannot be told."""
+    def cost_of_exactness(self, model: FrozenModel | SlimModel) -> float | None:
+        """Return what freezing the widest network costs, in percent of bytes at equal PSNR; None without a curve."""
         whole = [
             image[: height // stride * stride, : width // stride * stride]
             for image in self.held_out
             for height, width, stride in [(*image.shape[:2], self.network.stride)]
         ]
-        cost = cost_of_exactness(self.network, model, whole).percent if len(self.lambdas) > 1 else None
+        if isinstance(model, SlimModel):
+            model = model.models[-1]
+        network = self.network if isinstance(self.network, PlainNetwork) else self._widest()
+        several = len(model.description.trained) > 1
+        cost = cost_of_exactness(network, model, whole).percent if several else None
         self.network.train()
         return cost
 
-    def measure(self, model: FrozenModel, pause: Callable[[], None]) -> list[RdPoint]:
-        """Return rate and quality at every lambda, from the lowest; `pause` is called before each image."""
-        codec = NeuralStill(model.description.architecture, model)
+    def _widest(self) -> PlainNetwork:
+        assert not isinstance(self.network, PlainNetwork)
+        return self.network.standalone(self.network.widths[-1])
+
+    def measure(self, model: FrozenModel | SlimModel, pause: Callable[[], None]) -> list[RdPoint]:
+        """Return rate and quality at every point, from the lowest; `pause` is called before each image."""
+        codec = SlimStill("slim", model) if isinstance(model, SlimModel) else NeuralStill("still", model)
 
         def images() -> Iterator[Image]:
             for image in self.held_out:

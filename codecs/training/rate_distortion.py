@@ -160,7 +160,8 @@ class RateDistortionTraining:
     def _one_step(self) -> tuple[float, float, float]:
         """Do one step and return loss, bits per pixel and mean squared error."""
         schedule, batch = self.schedule, self.schedule.batch_size
-        torch.manual_seed((schedule.seed << 32) + self.step)
+        # From one number alone torch would take 32 bits, and every seed would draw the same.
+        torch.manual_seed(int(np.random.SeedSequence((schedule.seed, self.step)).generate_state(1)[0]))
         for optimiser in self._optimisers:
             for group in optimiser.param_groups:
                 group["lr"] = group["full_lr"] * schedule.factor(self.step)

@@ -132,7 +132,11 @@ def test_all_faults_are_reported_at_once_with_path_and_line(tmp_path: Path) -> N
     ("old", "new", "message"),
     [
         ("channels: 8", "channels: 8, mean: true", "3: codec.mean is no key of a training; did you mean means?"),
-        ("kind: cae", "kind: jpeg", "3: codec.kind must be one of 'cae', 'hyperprior', got 'jpeg'"),
+        (
+            "kind: cae",
+            "kind: jpeg",
+            "3: codec.kind must be one of 'cae', 'hyperprior', 'slimcae', 'slimhyperprior', got 'jpeg'",
+        ),
         ("kind: still-codec", "kind: restorer", "2: kind input should be 'still-codec', got 'restorer'"),
         ("steps: 12", "steps: 12.5", "5: steps input should be a valid integer"),
         ("lambdas: [0.002, 5e-2]", "lambdas: [0.05, 0.002]", "4: lambdas must rise by a factor of at least 1.05"),
@@ -170,3 +174,43 @@ def test_a_missing_section_is_named(section: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("text", ["", "- 1\n", "cae\n"])
 def test_a_file_of_another_shape_is_refused(text: str, tmp_path: Path) -> None:
     assert faults(tmp_path, text)[0].startswith("small.yaml:1: ")
+
+
+SLIM = "{kind: slimcae, widths: [8, 12, 16]}"
+
+
+@pytest.mark.parametrize(
+    ("codec", "words"),
+    [
+        ("{kind: slimcae, widths: [8, 16, 12]}", "widths must rise, got 8, 16, 12"),
+        (
+            "{kind: slimcae, widths: [8, 16], latent_channels: [8]}",
+            "expected 2 latent_channels, one for each width, got 1",
+        ),
+        ("{kind: slimcae, widths: [8, 16], lambdas: [[0.01]]}", "expected 2 lambdas, one for each width, got 1"),
+        ("{kind: slimcae, widths: [8, 16], lambdas: [[0.01], [0.02, 0.01]]}", "must rise by a factor of at least 1.05"),
+        ("{kind: cae, method: scaling, channels: 8}", "give its checkpoint as start_from"),
+    ],
+)
+def test_a_codec_that_cannot_be_built_is_faults(tmp_path: Path, codec: str, words: str) -> None:
+    assert words in " ".join(faults(tmp_path, edited("{kind: cae, channels: 8}", codec)))
+
+
+def test_a_lambda_schedule_needs_widths_and_steps_before_the_cooldown(tmp_path: Path) -> None:
+    rules = "lambda_schedule: {first_steps: 10, round_steps: 5}\n"
+    assert "needs a slimmable codec" in " ".join(faults(tmp_path, SMALL + rules))
+    slim = edited("{kind: cae, channels: 8}", SLIM).replace("lambdas: [0.002, 5e-2]", "lambdas: [0.06]")
+    assert load(tmp_path, slim).lambda_schedule is None
+    told = " ".join(faults(tmp_path, slim.replace("steps: 12", "steps: 100") + rules))
+    assert "lambda_schedule may take 80 steps, the learning rate falls from step 70 of 100" in told
+    assert load(tmp_path, slim.replace("steps: 12", "steps: 200") + rules).lambda_schedule is not None
+
+
+def test_every_width_has_the_training_s_lambdas_or_its_own(tmp_path: Path) -> None:
+    shared = load(tmp_path, edited("{kind: cae, channels: 8}", "{kind: slimcae, widths: [8, 16]}"))
+    assert shared.lambdas_by_width == (shared.lambdas,) * 2
+    assert shared.schedule.lambdas == shared.lambdas * 2
+    own = "{kind: slimcae, widths: [8, 16], lambdas: [[0.002], [0.01, 0.03]]}"
+    words = load(tmp_path, edited("{kind: cae, channels: 8}", own))
+    assert words.lambdas_by_width == ((0.002,), (0.01, 0.03))
+    assert words.schedule.lambdas == (0.002, 0.01, 0.03)

@@ -14,6 +14,7 @@ from click.testing import CliRunner, Result
 from safetensors import safe_open
 from safetensors.torch import load_file
 
+from roadbits.codecs.catalogue import codec_named
 from roadbits.codecs.neural.cae import Forward
 from roadbits.codecs.neural.model_file import FrozenModel
 from roadbits.codecs.neural.still import NeuralStill
@@ -21,7 +22,7 @@ from roadbits.codecs.training.rate_distortion import RateDistortionTraining
 from roadbits.fleet import training_run
 from roadbits.fleet.cli import cli
 from roadbits.fleet.training_config import load_training
-from roadbits.fleet.training_run import build_network, identity_of
+from roadbits.fleet.training_network import build_network, identity_of
 
 CAE = "{kind: cae, channels: 8}"
 HYPERPRIOR = "{kind: hyperprior, channels: 8, latent_channels: 12}"
@@ -113,7 +114,7 @@ def test_a_training_ends_with_a_model_that_codes_real_bytes(codec: str) -> None:
     rows = events("trainings/tiny", "validation")
     assert [row["step"] for row in rows] == [6, 12]
     last = rows[-1]["points"]
-    assert [point["lambda"] for point in last] == [0.002, 0.05]
+    assert [point["point"] for point in last] == ["lambda=0.002", "lambda=0.05"]
     for point, logged in zip(still.points, last, strict=True):
         payload = still.encode(image, point)
         assert logged["bpp"] == 8 * len(payload) / 64**2
@@ -372,6 +373,7 @@ def test_an_identity_names_codec_and_data() -> None:
     words = load_training(Path(config(codec=HYPERPRIOR)))
     assert identity_of(words, ["abc"]) == {
         "codec.kind": "hyperprior",
+        "codec.method": "gain",
         "codec.channels": 8,
         "codec.latent_channels": 12,
         "codec.layers": 3,
@@ -380,3 +382,68 @@ def test_an_identity_names_codec_and_data() -> None:
         "data[0].weight": 1,
         "data[0].digest": "abc",
     }
+
+
+@pytest.mark.parametrize("method", ["mae", "conditional"])
+def test_a_method_trains_and_its_file_goes_by_its_name(method: str) -> None:
+    file = done(config(codec=f"{{kind: cae, method: {method}, channels: 8}}", steps="3"))
+    codec = codec_named(f"{method}:{file}")
+    assert isinstance(codec, NeuralStill)
+    image = np.asarray(PIL.Image.open("held-out/0.png"))
+    assert codec.decode(codec.encode(image, codec.points[0])).shape == image.shape
+
+
+def test_scaling_tunes_scales_of_a_trained_codec_and_nothing_else() -> None:
+    done(config("base", lambdas="[0.05]", steps="3"), "--out", "base")
+    scaled = config(
+        "scaled", codec="{kind: cae, method: scaling, channels: 8}", steps="3", start_from="base/checkpoint.safetensors"
+    )
+    file = done(scaled, "--out", "scaled")
+    before, after = checkpoint("base"), checkpoint("scaled")
+    for name in before:
+        if name.startswith("network/") and "gain" not in name:
+            assert torch.equal(before[name], after[name]), name
+    assert after["network/gain.log_scale"].shape == (2, 8)
+    assert isinstance(codec_named(f"scaling:{file}"), NeuralStill)
+
+
+SLIM = "{kind: slimcae, widths: [8, 16], per_step: sandwich}"
+
+
+@pytest.mark.parametrize("codec", [SLIM, "{kind: slimhyperprior, widths: [8, 12], latent_channels: [8, 16]}"])
+def test_a_slimmable_training_ends_with_a_codec_of_all_widths(codec: str) -> None:
+    name = "slimcae" if codec == SLIM else "slimhyperprior"
+    still = codec_named(f"{name}:{done(config(codec=codec, steps='4'))}")
+    image = np.asarray(PIL.Image.open("held-out/0.png"))
+    for point in still.all_points[:: len(still.all_points) - 1]:
+        assert still.decode(still.encode(image, point)).shape == image.shape
+    (row,) = events("trainings/tiny", "validation")
+    assert [point["point"] for point in row["points"]] == [str(point) for point in still.points]
+
+
+def test_a_lambda_schedule_that_is_stopped_goes_on_to_the_same_bits(monkeypatch: pytest.MonkeyPatch) -> None:
+    words = {
+        "codec": SLIM,
+        "lambdas": "[0.05]",
+        "lambda_schedule": "{first_steps: 4, round_steps: 2, max_rounds: 2}",
+        "steps": "14",
+        "cooldown": "0.25",
+    }
+    done(config(**words), "--out", "whole")
+    step = RateDistortionTraining._one_step
+
+    def interrupted(training: RateDistortionTraining) -> Any:
+        if training.step == 5:
+            os.kill(os.getpid(), signal.SIGINT)
+        return step(training)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RateDistortionTraining, "_one_step", interrupted)
+        failed(130, config(**words), "--out", "parted")
+    done(config(**words), "--out", "parted", "--resume")
+    assert same(checkpoint("whole"), checkpoint("parted"))
+    (whole,), parted = events("whole", "lambdas"), events("parted", "lambdas")
+    assert whole["lambdas"] == parted[-1]["lambdas"]
+    assert whole["lambdas"][0] < whole["lambdas"][1] == pytest.approx(0.05)
+    rounds = [json.loads((Path(folder) / "lambda_schedule.json").read_text()) for folder in ("whole", "parted")]
+    assert rounds[0] == rounds[1]

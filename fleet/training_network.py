@@ -1,0 +1,108 @@
+"""From a training's words to what is trained: the network, and the loop that moves it.
+
+Not here: the words (`training_config`), the folder a training works in (`training_run`).
+"""
+
+from collections.abc import Sequence
+from typing import assert_never
+
+import torch
+
+from roadbits.codecs.neural.cae import CAE
+from roadbits.codecs.neural.conditional import Conditional
+from roadbits.codecs.neural.gain import Gained
+from roadbits.codecs.neural.hyperprior import Hyperprior
+from roadbits.codecs.neural.mae import Modulated
+from roadbits.codecs.neural.modulation import Method, RateMethod
+from roadbits.codecs.neural.scaling import Scaled, train_scales_only
+from roadbits.codecs.neural.slimcae import SlimCAE
+from roadbits.codecs.neural.slimhyperprior import SlimHyperprior
+from roadbits.codecs.training.crops import CropSampler
+from roadbits.codecs.training.joint_widths import JointWidths, JointWidthsTraining
+from roadbits.codecs.training.rate_distortion import RateDistortionTraining
+from roadbits.fleet.training_config import (
+    CaeCodec,
+    HyperpriorCodec,
+    SlimCaeCodec,
+    SlimHyperpriorCodec,
+    StillCodecTraining,
+)
+
+PlainNetwork = CAE | Hyperprior
+SlimNetwork = SlimCAE | SlimHyperprior
+
+
+def build_network(words: StillCodecTraining) -> PlainNetwork | SlimNetwork:
+    """Return the network with the initial weights that the seed gives."""
+    torch.manual_seed(words.seed)
+    codec = words.codec
+    match codec:
+        case CaeCodec():
+            cae = CAE(codec.channels, rate_method(codec.method, words.lambdas), codec.latent_channels)
+            return _tuned(cae, codec.method)
+        case HyperpriorCodec():
+            method = rate_method(codec.method, words.lambdas)
+            hyperprior = Hyperprior(codec.channels, codec.latent_channels, method, codec.layers, codec.means)
+            return _tuned(hyperprior, codec.method)
+        case SlimCaeCodec():
+            return SlimCAE(codec.widths, words.lambdas_by_width, codec.latent_channels, codec.gdn)
+        case SlimHyperpriorCodec():
+            lambdas = words.lambdas_by_width
+            return SlimHyperprior(codec.widths, codec.latent_channels, lambdas, codec.layers, codec.means, codec.gdn)
+        case _:
+            assert_never(codec)
+
+
+def _tuned(network: PlainNetwork, method: Method) -> PlainNetwork:
+    """Return a network of which only that may move which its method trains."""
+    if method == "scaling":
+        train_scales_only(network)
+    return network
+
+
+def rate_method(name: Method, lambdas: Sequence[float]) -> RateMethod:
+    """Return a rate method by its name."""
+    match name:
+        case "gain":
+            return Gained(lambdas)
+        case "scaling":
+            return Scaled(lambdas)
+        case "mae":
+            return Modulated(lambdas)
+        case "conditional":
+            return Conditional(lambdas)
+        case _:
+            assert_never(name)
+
+
+def training_of(
+    network: PlainNetwork | SlimNetwork, words: StillCodecTraining, crops: CropSampler, digests: Sequence[str]
+) -> RateDistortionTraining:
+    """Return the loop for a network of these words.
+
+    Args:
+        network: as built.
+        words: of the training.
+        crops: where from.
+        digests: of the pixels of each source of crops.
+    """
+    identity = identity_of(words, digests)
+    if isinstance(network, PlainNetwork):
+        return RateDistortionTraining(network, words.schedule, crops, identity)
+    assert isinstance(words.codec, SlimCaeCodec | SlimHyperpriorCodec)
+    joint = JointWidths(words.codec.per_step, words.codec.weighting)
+    return JointWidthsTraining(network, words.schedule, crops, identity, joint)
+
+
+def identity_of(words: StillCodecTraining, digests: Sequence[str]) -> dict[str, object]:
+    """Return what a checkpoint must have in common with a training beside the schedule.
+
+    Args:
+        words: of the training.
+        digests: of the pixels of each source of crops.
+    """
+    identity: dict[str, object] = {f"codec.{key}": value for key, value in words.codec.model_dump().items()}
+    identity["busiest_of"] = words.busiest_of
+    for number, (source, digest) in enumerate(zip(words.data, digests, strict=True)):
+        identity |= {f"data[{number}].weight": source.weight, f"data[{number}].digest": digest}
+    return identity
