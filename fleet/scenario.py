@@ -188,14 +188,23 @@ class Device(_Part):
     """What a vehicle's computer can do. There are no defaults: a guessed physical quantity would be a wrong result.
 
     Attributes:
-        encode_mpx_per_s: megapixels per second of each legacy codec in use.
-        encode_watts: power while encoding.
+        encode_mpx_per_s: megapixels per second of each codec in use that has no networks, and of any other that was
+            measured on the device.
+        encode_watts: power while encoding with one of those.
         radio_joules_per_mbit: energy to send.
+        gmac_per_s: billions of multiply-accumulates per second of any other codec's networks.
+        joules_per_gmac: energy of those.
+        memory_mb: for weights and activations, in 10^6 bytes.
+        duty: share of the time that may go to encoding: after one second of it the device rests 1 / duty - 1 seconds.
     """
 
-    encode_mpx_per_s: dict[str, Positive]
+    encode_mpx_per_s: dict[str, Positive] = {}
     encode_watts: NotNegative
     radio_joules_per_mbit: NotNegative
+    gmac_per_s: Positive | None = None
+    joules_per_gmac: NotNegative | None = None
+    memory_mb: Positive | None = None
+    duty: Annotated[float, Field(gt=0, le=1)] = 1.0
 
 
 class Faults(_Part):
@@ -214,23 +223,83 @@ class Faults(_Part):
     outages_s: tuple[Outage, ...] = Field((), strict=False)
 
 
-class Fleet(_Part):
-    """The vehicles and their links.
+class Group(_Part):
+    """Vehicles that are alike.
 
     Attributes:
+        name: for tables.
         vehicles: how many.
+        uplink: of each.
+        device: of each.
+    """
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9 ._-]{0,39}$")]
+    vehicles: Count
+    uplink: Uplink
+    device: Device
+
+
+class Fleet(_Part):
+    """The vehicles and their links: all alike, or in groups.
+
+    Attributes:
+        vehicles: how many, all alike.
+        uplink: of each.
+        device: of each.
+        groups: instead of those three; vehicles are numbered through the groups in order.
         max_backlog_bytes: a frame that would overfill a vehicle's send buffer is dropped.
         deadline_s: an upload that arrives later than this after its capture is late and trains nothing.
         drain_s: how long the links stay open after the last capture.
     """
 
-    vehicles: Count
-    uplink: Uplink
-    device: Device
+    vehicles: Count | None = None
+    uplink: Uplink | None = None
+    device: Device | None = None
+    groups: tuple[Group, ...] = Field((), strict=False)
     max_backlog_bytes: Count = 2_000_000
     deadline_s: Seconds = 60.0
     drain_s: Wait = 30.0
     faults: Faults = Faults()
+
+    @model_validator(mode="after")
+    def _is_alike_or_grouped(self) -> Self:
+        alike = {"vehicles": self.vehicles, "uplink": self.uplink, "device": self.device}
+        given = [name for name, value in alike.items() if value is not None]
+        if self.groups and given:
+            raise ValueError(f"gives groups and also {', '.join(given)}: each group has its own, leave those out")
+        if not self.groups and len(given) < len(alike):
+            missing = [name for name in alike if name not in given]
+            raise ValueError(f"lacks {', '.join(missing)}: give vehicles, uplink and device, or groups of them")
+        _distinct(tuple(group.name for group in self.groups))
+        return self
+
+    @property
+    def everyone(self) -> tuple[Group, ...]:
+        """All groups; vehicles that are all alike are one."""
+        if self.groups:
+            return self.groups
+        assert self.vehicles is not None
+        assert self.uplink is not None
+        assert self.device is not None
+        return (Group(name="all", vehicles=self.vehicles, uplink=self.uplink, device=self.device),)
+
+    @property
+    def num_vehicles(self) -> int:
+        """How many vehicles there are."""
+        return sum(group.vehicles for group in self.everyone)
+
+    def group_of(self, vehicle: int) -> Group:
+        """Return the group of a vehicle's number.
+
+        Raises:
+            ValueError: if there is no such vehicle.
+        """
+        last = 0
+        for group in self.everyone:
+            last += group.vehicles
+            if 0 <= vehicle < last:
+                return group
+        raise ValueError(f"no vehicle {vehicle}: the fleet has {last}, numbered from 0")
 
 
 def _point(text: str) -> str:
@@ -241,18 +310,85 @@ def _codec_name(name: str) -> str:
     return codec_named(name).name
 
 
+def _plain(value: float) -> str:
+    return repr(float(value)).removesuffix(".0")
+
+
+class TargetBpp(_Part):
+    """Hold a mean rate by feedback on the bytes of the frames so far.
+
+    Attributes:
+        bpp: the mean to hold.
+    """
+
+    kind: Literal["target-bpp"]
+    bpp: Annotated[float, Field(gt=0, le=24)]
+
+    def __str__(self) -> str:
+        """Return the name of the policy's arm."""
+        return f"target-bpp={_plain(self.bpp)}"
+
+
+class _Adaptive(_Part):
+    """A policy that follows the link.
+
+    Attributes:
+        latency_s: from capture to arrival, as it should be at most; the fleet's deadline if left out.
+        max_bpp: no frame is given more, however wide the link.
+    """
+
+    latency_s: Seconds | None = None
+    max_bpp: Annotated[float, Field(gt=0, le=24)] | None = None
+
+    def _named(self, kind: str) -> str:
+        given = self.model_dump(exclude={"kind"}, exclude_none=True)
+        return ",".join([kind, *(f"{name}={_plain(value)}" for name, value in given.items())])
+
+
+class Link(_Adaptive):
+    """Follow the uplink: the highest rate that arrives in time, whatever it costs the device."""
+
+    kind: Literal["link"]
+
+    def __str__(self) -> str:
+        """Return the name of the policy's arm."""
+        return self._named("link")
+
+
+class Budget(_Adaptive):
+    """Follow the uplink, the device's speed and its energy: the best quality that all of them allow.
+
+    Attributes:
+        joules_per_hour: what encoding and sending may take in the mean over a drive; unbounded if left out.
+    """
+
+    kind: Literal["budget"]
+    joules_per_hour: Positive | None = None
+
+    def __str__(self) -> str:
+        """Return the name of the policy's arm."""
+        return self._named("budget")
+
+
+PolicyWords = Annotated[TargetBpp | Link | Budget, Field(discriminator="kind")]
+Rule = OperatingPoint | TargetBpp | Link | Budget
+"""How an arm finds the point of a frame: always the same one, or by a policy."""
+
+
 class CodecChoice(_Part):
-    """One codec at some of its operating points, each of which is a fleet of its own.
+    """One codec with ways to choose its operating point, each of which is a fleet of its own.
 
     Attributes:
         name: a codec's name.
-        points: operating points, for example `quality=30`; the codec's ladder if left out.
+        points: fixed operating points, for example `quality=30`; the codec's ladder if no policy is named either.
+        policies: ways to choose a point for each frame.
     """
 
     name: Annotated[str, AfterValidator(_codec_name)]
     points: Annotated[tuple[Annotated[str, AfterValidator(_point)], ...], AfterValidator(_distinct)] = Field(
         (), strict=False
     )
+    policies: Annotated[tuple[PolicyWords, ...], AfterValidator(_distinct)] = Field((), strict=False)
 
     @model_validator(mode="after")
     def _points_exist(self) -> Self:
@@ -262,9 +398,10 @@ class CodecChoice(_Part):
         return self
 
     @property
-    def chosen(self) -> tuple[OperatingPoint, ...]:
-        """The operating points, the ladder's if none are named."""
-        return tuple(map(OperatingPoint.parse, self.points)) or codec_named(self.name).points
+    def rules(self) -> tuple[Rule, ...]:
+        """The fixed points, then the policies; the ladder's points if neither is named."""
+        fixed = tuple(map(OperatingPoint.parse, self.points))
+        return (*fixed, *self.policies) or codec_named(self.name).points
 
 
 class Downstream(_Part):
@@ -300,6 +437,17 @@ class Downstream(_Part):
         return self
 
 
+def _missing_speeds(device: Device, names: list[str]) -> str:
+    """Return which physical quantities the codecs need that a device does not say; empty if it says all."""
+    unknown = [codec_named(name) for name in sorted(set(names) - set(device.encode_mpx_per_s))]
+    networks = [codec.name for codec in unknown if codec.model_hash]
+    needed = ("gmac_per_s", "joules_per_gmac", "memory_mb")
+    unsaid = [quantity for quantity in needed if getattr(device, quantity) is None] if networks else []
+    missing = [f"encode_mpx_per_s of {codec.name}" for codec in unknown if not codec.model_hash]
+    missing += [f"{quantity} for {', '.join(networks)}" for quantity in unsaid]
+    return "; ".join(missing)
+
+
 class Scenario(_Part):
     """A whole run.
 
@@ -307,7 +455,7 @@ class Scenario(_Part):
         name: of the run, also its folder's.
         question: what the run answers, in a sentence.
         seed: of everything but the segmenters, which have `downstream.seeds`.
-        codecs: each (codec, operating point) is measured on a fleet of its own.
+        codecs: each (codec, operating point or policy) is measured on a fleet of its own.
         downstream: left out, the run ends with rates and distortions.
     """
 
@@ -324,12 +472,10 @@ class Scenario(_Part):
         names = [choice.name for choice in self.codecs]
         if len(set(names)) < len(names):
             raise ValueError(f"codecs names one codec twice: {', '.join(names)}; give all its points in one entry")
-        unknown = sorted(set(names) - set(self.fleet.device.encode_mpx_per_s))
-        if unknown:
-            raise ValueError(
-                f"fleet.device.encode_mpx_per_s says nothing of {', '.join(unknown)}: "
-                "how fast the vehicle encodes must be given"
-            )
+        for group in self.fleet.everyone:
+            where = f"device of fleet group {group.name!r}" if self.fleet.groups else "fleet.device"
+            if missing := _missing_speeds(group.device, names):
+                raise ValueError(f"{where} lacks {missing}: how fast the vehicle encodes must be given")
         unlabelled = isinstance(self.cameras, VideoCameras) or (
             isinstance(self.cameras, FolderCameras)
             and not (self.cameras.masks and self.cameras.test_images and self.cameras.test_masks)

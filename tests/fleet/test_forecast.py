@@ -41,8 +41,8 @@ def scenario(folder: Path, uplink: Uplink = CONSTANT, **cameras: Any) -> Scenari
 def test_a_forecast_tells_frames_rates_and_bytes_of_real_frames(tmp_path: Path) -> None:
     lines = list(forecast(scenario(tmp_path)))
     assert lines[:2] == ["frames    4 of 1 vehicles, 0 to test on", "uplink    1.50 Mbit/s per vehicle on average"]
-    assert len(lines) == 4
-    for line, quality in zip(lines[2:], (10, 90), strict=True):
+    assert len(lines) == 6
+    for line, quality in zip(lines[2:4], (10, 90), strict=True):
         mean = sum(len(JPEG.encode(image, OperatingPoint.of(quality=quality))) for image in IMAGES[:3]) / 3
         assert line == (
             f"bytes     jpeg:quality={quality:<11} {mean / 1000:8.1f} kB a frame, {4 * mean / 1e6:8.2f} MB in all, "

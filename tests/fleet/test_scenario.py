@@ -7,6 +7,7 @@ import yaml
 
 from roadbits.codecs.catalogue import codec_named
 from roadbits.fleet.cameras.street import DOMAINS
+from roadbits.fleet.devices import ladder_of
 from roadbits.fleet.scenario import ConstantUplink, DataSetCameras, Scenario, StreetCameras, TwoStateUplink
 from roadbits.fleet.scenario_file import dump_scenario, load_scenario
 from roadbits.fleet.yaml_file import YamlFileError
@@ -72,7 +73,10 @@ def test_every_shipped_scenario_is_valid(path: Path, monkeypatch: pytest.MonkeyP
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
 def test_every_shipped_scenario_says_how_fast_its_codecs_are(path: Path) -> None:
     for scenario in load_scenario(path):
-        assert {choice.name for choice in scenario.codecs} <= set(scenario.fleet.device.encode_mpx_per_s)
+        for group in scenario.fleet.everyone:
+            for choice in scenario.codecs:
+                codec = codec_named(choice.name)
+                assert (ladder_of(group.device, codec, 240, 320).seconds > 0).all()
 
 
 def test_a_scenario_is_read_as_it_is_written(tmp_path: Path) -> None:
@@ -207,13 +211,13 @@ def test_a_point_has_one_spelling(tmp_path: Path) -> None:
 def test_without_points_the_ladder_is_taken(tmp_path: Path) -> None:
     (choice,) = one(tmp_path, edited(", points: [quality=10]", "")).codecs
     assert choice.points == ()
-    assert choice.chosen == codec_named("jpeg").points
+    assert choice.rules == codec_named("jpeg").points
 
 
 def test_a_codec_without_a_speed_is_refused(tmp_path: Path) -> None:
     text = edited("  - {name: jpeg, points: [quality=10]}", "  - {name: webp}\n  - {name: avif}")
     assert faults(tmp_path, text) == [
-        "run.yaml:1: fleet.device.encode_mpx_per_s says nothing of avif, webp: "
+        "run.yaml:1: fleet.device lacks encode_mpx_per_s of avif; encode_mpx_per_s of webp: "
         "how fast the vehicle encodes must be given"
     ]
 
