@@ -16,7 +16,8 @@ from roadbits.codecs.catalogue import codec_named
 from roadbits.codecs.codec import OperatingPoint
 from roadbits.fleet.devices import Ladder, ladder_of
 from roadbits.fleet.policies import policy_of
-from roadbits.fleet.scenario import Device, Group, Rule, Scenario
+from roadbits.fleet.rules import Rule
+from roadbits.fleet.scenario import Device, Group, Scenario
 from roadbits.fleet.sources import frame_size
 from roadbits.fleet.vehicle import Arm, rules_of
 

@@ -26,7 +26,7 @@ from typing import Protocol, assert_never
 import numpy as np
 from numpy.typing import NDArray
 
-from roadbits.fleet import scenario as words
+from roadbits.fleet import rules as words
 from roadbits.fleet.devices import Ladder
 
 _HEADROOM = 0.25

@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 
 from roadbits.codecs.codec import Codec, Image, OperatingPoint
 from roadbits.codecs.metrics import bpp
-from roadbits.fleet import scenario as words
 from roadbits.fleet.devices import Ladder, ladder_of, radio_joules
 from roadbits.fleet.policies import Account, Expected, Policy, Situation, policy_of
 from roadbits.fleet.rate_profile import Profile, Trial, profile_of, trial_crop, trial_positions, tried
-from roadbits.fleet.scenario import Device
+from roadbits.fleet.rules import Rule
+from roadbits.fleet.scenario import Device, Group
 
 _FOLLOWED = 0.9
 """Share of a frame's error in the predicted rate by which the prediction moves (Xu's proportional part)."""
@@ -176,7 +176,7 @@ class _Spent(NamedTuple):
 _NOTHING = _Spent(0.0, 0, 0.0)
 
 
-def encoder_for(rule: words.Rule, codec: Codec, group: words.Group, deadline_s: float, state: ControlState) -> Encoder:
+def encoder_for(rule: Rule, codec: Codec, group: Group, deadline_s: float, state: ControlState) -> Encoder:
     """Return the encoder of an arm in a vehicle of a group, where an earlier segment left it."""
     if isinstance(rule, OperatingPoint):
         return FixedPoint(codec, group.device, rule)

@@ -1,33 +1,26 @@
 """The words of a scenario: one validated, typed tree of plain data that knows nothing of how it is run.
 
-Not here: reading it from a file (`scenario_file`), opening what it names (`sources`, `links`), running it (`run`).
+Not here: how an arm finds its operating points (`rules`), reading a scenario from a file (`scenario_file`), opening
+what it names (`sources`, `links`), running it (`run`).
 """
 
 import os
 from pathlib import Path
-from typing import Annotated, Literal, Self, TypeVar
+from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from roadbits.codecs.catalogue import codec_named
-from roadbits.codecs.codec import OperatingPoint
 from roadbits.fleet.cameras.street import DOMAINS
+from roadbits.fleet.parts import Count, NotNegative, Part, Positive, Seconds, Seed, Share, Side, Wait, distinct
+from roadbits.fleet.rules import CodecChoice
 from roadbits.fleet.uplink import MAX_RATE_MBPS
 
-T = TypeVar("T")
 _PRETRAINED_ENCODER = "tu-tf_efficientnet_lite0"
 Setup = Literal["OO", "CO", "CC", "OC"]
 """Training x test frames, as far as they can be measured without a restorer."""
 
-Positive = Annotated[float, Field(gt=0)]
-NotNegative = Annotated[float, Field(ge=0)]
-Seconds = Annotated[float, Field(gt=0, le=1e7)]
-Wait = Annotated[float, Field(ge=0, le=1e7)]
 Mbps = Annotated[float, Field(gt=0, le=MAX_RATE_MBPS)]
-Share = Annotated[float, Field(ge=0, le=1)]
-Count = Annotated[int, Field(ge=1)]
-Side = Annotated[int, Field(ge=16, le=8192)]
-Seed = Annotated[int, Field(ge=0, lt=2**32)]
 
 
 def _expanded(path: str) -> str:
@@ -46,14 +39,6 @@ def _domain(name: str) -> str:
     return name
 
 
-def _distinct(values: tuple[T, ...]) -> tuple[T, ...]:
-    """Return the values; one that stands twice would be measured, and counted, twice."""
-    twice = sorted({str(value) for value in values if values.count(value) > 1})
-    if twice:
-        raise ValueError(f"names {', '.join(twice)} more than once")
-    return values
-
-
 def _rising(outage: tuple[float, float]) -> tuple[float, float]:
     if outage[0] >= outage[1]:
         raise ValueError(f"must begin before it ends, got {outage[0]} to {outage[1]} s")
@@ -65,13 +50,7 @@ Domain = Annotated[str, AfterValidator(_domain)]
 Outage = Annotated[tuple[Wait, Wait], Field(strict=False), AfterValidator(_rising)]
 
 
-class _Part(BaseModel):
-    """A part of a scenario: unknown keys, wrong types and infinite numbers are faults."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
-
-
-class StreetCameras(_Part):
+class StreetCameras(Part):
     """The generated street world.
 
     Attributes:
@@ -96,7 +75,7 @@ class StreetCameras(_Part):
     test_domains: tuple[Domain, ...] | None = Field(None, strict=False)
 
 
-class DataSetCameras(_Part):
+class DataSetCameras(Part):
     """Labelled frames on disk in a published layout, divided over the vehicles in contiguous blocks.
 
     Attributes:
@@ -117,7 +96,7 @@ class DataSetCameras(_Part):
     max_frames: Count | None = None
 
 
-class FolderCameras(_Part):
+class FolderCameras(Part):
     """Any folders of images, with or without folders of masks.
 
     Attributes:
@@ -138,7 +117,7 @@ class FolderCameras(_Part):
     interval_s: Seconds = 1.0
 
 
-class VideoCameras(_Part):
+class VideoCameras(Part):
     """Video files, one drive each; vehicle v drives through file v modulo their number.
 
     Attributes:
@@ -156,21 +135,21 @@ class VideoCameras(_Part):
 Cameras = Annotated[StreetCameras | DataSetCameras | FolderCameras | VideoCameras, Field(discriminator="kind")]
 
 
-class ConstantUplink(_Part):
+class ConstantUplink(Part):
     """A link of one rate."""
 
     kind: Literal["constant"]
     rate_mbps: Mbps
 
 
-class TraceFileUplink(_Part):
+class TraceFileUplink(Part):
     """A measured trace, mahimahi or `seconds,Mbit/s` by its suffix; each vehicle enters it at its own offset."""
 
     kind: Literal["trace"]
     path: FilePath
 
 
-class TwoStateUplink(_Part):
+class TwoStateUplink(Part):
     """A generated trace per vehicle: see `roadbits.fleet.traces.TwoState`. The defaults are like LTE while driving."""
 
     kind: Literal["two-state"]
@@ -184,7 +163,7 @@ class TwoStateUplink(_Part):
 Uplink = Annotated[ConstantUplink | TraceFileUplink | TwoStateUplink, Field(discriminator="kind")]
 
 
-class Device(_Part):
+class Device(Part):
     """What a vehicle's computer can do. There are no defaults: a guessed physical quantity would be a wrong result.
 
     Attributes:
@@ -198,7 +177,7 @@ class Device(_Part):
         duty: share of the time that may go to encoding: after one second of it the device rests 1 / duty - 1 seconds.
     """
 
-    encode_mpx_per_s: dict[str, Positive] = {}
+    encode_mpx_per_s: dict[str, Positive] = Field({})
     encode_watts: NotNegative
     radio_joules_per_mbit: NotNegative
     gmac_per_s: Positive | None = None
@@ -207,7 +186,7 @@ class Device(_Part):
     duty: Annotated[float, Field(gt=0, le=1)] = 1.0
 
 
-class Faults(_Part):
+class Faults(Part):
     """What goes wrong on the way, drawn per upload.
 
     Attributes:
@@ -223,7 +202,7 @@ class Faults(_Part):
     outages_s: tuple[Outage, ...] = Field((), strict=False)
 
 
-class Group(_Part):
+class Group(Part):
     """Vehicles that are alike.
 
     Attributes:
@@ -239,7 +218,7 @@ class Group(_Part):
     device: Device
 
 
-class Fleet(_Part):
+class Fleet(Part):
     """The vehicles and their links: all alike, or in groups.
 
     Attributes:
@@ -270,7 +249,7 @@ class Fleet(_Part):
         if not self.groups and len(given) < len(alike):
             missing = [name for name in alike if name not in given]
             raise ValueError(f"lacks {', '.join(missing)}: give vehicles, uplink and device, or groups of them")
-        _distinct(tuple(group.name for group in self.groups))
+        distinct(tuple(group.name for group in self.groups))
         return self
 
     @property
@@ -302,123 +281,20 @@ class Fleet(_Part):
         raise ValueError(f"no vehicle {vehicle}: the fleet has {last}, numbered from 0")
 
 
-def _point(text: str) -> str:
-    return str(OperatingPoint.parse(text))
-
-
-def _codec_name(name: str) -> str:
-    return codec_named(name).name
-
-
-def _plain(value: float) -> str:
-    return repr(float(value)).removesuffix(".0")
-
-
-class TargetBpp(_Part):
-    """Hold a mean rate by feedback on the bytes of the frames so far.
-
-    Attributes:
-        bpp: the mean to hold.
-    """
-
-    kind: Literal["target-bpp"]
-    bpp: Annotated[float, Field(gt=0, le=24)]
-
-    def __str__(self) -> str:
-        """Return the name of the policy's arm."""
-        return f"target-bpp={_plain(self.bpp)}"
-
-
-class _Adaptive(_Part):
-    """A policy that follows the link.
-
-    Attributes:
-        latency_s: from capture to arrival, as it should be at most; the fleet's deadline if left out.
-        max_bpp: no frame is given more, however wide the link.
-    """
-
-    latency_s: Seconds | None = None
-    max_bpp: Annotated[float, Field(gt=0, le=24)] | None = None
-
-    def _named(self, kind: str) -> str:
-        given = self.model_dump(exclude={"kind"}, exclude_none=True)
-        return ",".join([kind, *(f"{name}={_plain(value)}" for name, value in given.items())])
-
-
-class Link(_Adaptive):
-    """Follow the uplink: the highest rate that arrives in time, whatever it costs the device."""
-
-    kind: Literal["link"]
-
-    def __str__(self) -> str:
-        """Return the name of the policy's arm."""
-        return self._named("link")
-
-
-class Budget(_Adaptive):
-    """Follow the uplink, the device's speed and its energy: the best quality that all of them allow.
-
-    Attributes:
-        joules_per_hour: what encoding and sending may take in the mean over a drive; unbounded if left out.
-    """
-
-    kind: Literal["budget"]
-    joules_per_hour: Positive | None = None
-
-    def __str__(self) -> str:
-        """Return the name of the policy's arm."""
-        return self._named("budget")
-
-
-PolicyWords = Annotated[TargetBpp | Link | Budget, Field(discriminator="kind")]
-Rule = OperatingPoint | TargetBpp | Link | Budget
-"""How an arm finds the point of a frame: always the same one, or by a policy."""
-
-
-class CodecChoice(_Part):
-    """One codec with ways to choose its operating point, each of which is a fleet of its own.
-
-    Attributes:
-        name: a codec's name.
-        points: fixed operating points, for example `quality=30`; the codec's ladder if no policy is named either.
-        policies: ways to choose a point for each frame.
-    """
-
-    name: Annotated[str, AfterValidator(_codec_name)]
-    points: Annotated[tuple[Annotated[str, AfterValidator(_point)], ...], AfterValidator(_distinct)] = Field(
-        (), strict=False
-    )
-    policies: Annotated[tuple[PolicyWords, ...], AfterValidator(_distinct)] = Field((), strict=False)
-
-    @model_validator(mode="after")
-    def _points_exist(self) -> Self:
-        codec = codec_named(self.name)
-        for point in self.points:
-            codec.check(OperatingPoint.parse(point))
-        return self
-
-    @property
-    def rules(self) -> tuple[Rule, ...]:
-        """The fixed points, then the policies; the ladder's points if neither is named."""
-        fixed = tuple(map(OperatingPoint.parse, self.points))
-        return (*fixed, *self.policies) or codec_named(self.name).points
-
-
-class Downstream(_Part):
+class Downstream(Part):
     """The segmenter that the server trains: see `roadbits.downstream`."""
 
     steps: Count
-    seeds: Annotated[tuple[Seed, ...], AfterValidator(_distinct)] = Field((0,), strict=False, min_length=1)
-    setups: Annotated[tuple[Setup, ...], AfterValidator(_distinct)] = Field(
+    seeds: Annotated[tuple[Seed, ...], AfterValidator(distinct)] = Field((0,), strict=False, min_length=1)
+    setups: Annotated[tuple[Setup, ...], AfterValidator(distinct)] = Field(
         ("OO", "CO", "CC", "OC"), strict=False, min_length=1
     )
     architecture: str = "FPN"
     encoder: str = _PRETRAINED_ENCODER
     pretrained: bool = True
-    options: dict[str, int | float | str | bool] = {
-        "decoder_pyramid_channels": 128,
-        "decoder_segmentation_channels": 64,
-    }
+    options: dict[str, int | float | str | bool] = Field(
+        {"decoder_pyramid_channels": 128, "decoder_segmentation_channels": 64}
+    )
     batch_size: Count = 8
     crop: tuple[Count, Count] = Field((224, 288), strict=False)
     learning_rate: Positive = 2e-3
@@ -448,7 +324,7 @@ def _missing_speeds(device: Device, names: list[str]) -> str:
     return "; ".join(missing)
 
 
-class Scenario(_Part):
+class Scenario(Part):
     """A whole run.
 
     Attributes:

@@ -13,7 +13,8 @@ from roadbits.codecs.catalogue import codec_named
 from roadbits.codecs.codec import OperatingPoint
 from roadbits.fleet.devices import encode_joules, radio_joules
 from roadbits.fleet.results import GroupRow, Timeline, UploadRow
-from roadbits.fleet.scenario import Fleet, Group, Rule, TargetBpp
+from roadbits.fleet.rules import Rule, TargetBpp
+from roadbits.fleet.scenario import Fleet, Group
 from roadbits.fleet.store import Record
 from roadbits.fleet.uplink import US_PER_S
 from roadbits.fleet.vehicle import BUFFER_FULL, ENCODER_BUSY, SKIPPED, Arm

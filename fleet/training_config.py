@@ -16,7 +16,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInf
 from roadbits.codecs.neural import cae, hyperprior
 from roadbits.codecs.training.rate_distortion import Schedule
 from roadbits.fleet.model_faults import model_faults
-from roadbits.fleet.scenario import Count, Positive, Seconds, Seed, Share
+from roadbits.fleet.parts import Count, Positive, Seconds, Seed, Share
 from roadbits.fleet.yaml_file import Fault, YamlFileError, dump_yaml, read_yaml
 
 _SMALLEST_RISE = 1.05

@@ -21,7 +21,8 @@ from roadbits.fleet.cameras.frame import DataError, Frame, FrameSource
 from roadbits.fleet.links import link_for
 from roadbits.fleet.policies import Situation
 from roadbits.fleet.rate_control import ControlState, Encoding, encoder_for
-from roadbits.fleet.scenario import Rule, Scenario
+from roadbits.fleet.rules import Rule
+from roadbits.fleet.scenario import Scenario
 from roadbits.fleet.seeds import Purpose, generator_for
 from roadbits.fleet.sources import train_source
 from roadbits.fleet.throughput import Queued, Throughput

@@ -4,17 +4,8 @@ import pytest
 
 from roadbits.codecs.catalogue import codec_named
 from roadbits.fleet.feasibility import DeviceError, check_devices, loads
-from roadbits.fleet.scenario import (
-    Budget,
-    CodecChoice,
-    ConstantUplink,
-    Device,
-    Fleet,
-    Group,
-    Link,
-    Scenario,
-    StreetCameras,
-)
+from roadbits.fleet.rules import Budget, CodecChoice, Link
+from roadbits.fleet.scenario import ConstantUplink, Device, Fleet, Group, Scenario, StreetCameras
 
 CAE = codec_named("cae")
 COST = CAE.complexity(CAE.points[0], 240, 320)

@@ -5,10 +5,10 @@ import pytest
 
 from roadbits.fleet.devices import ladder_of
 from roadbits.fleet.policies import Account, Budget, Expected, Link, Situation, TargetBpp, policy_of
-from roadbits.fleet.scenario import Budget as BudgetWords
+from roadbits.fleet.rules import Budget as BudgetWords
+from roadbits.fleet.rules import Link as LinkWords
+from roadbits.fleet.rules import TargetBpp as TargetWords
 from roadbits.fleet.scenario import Device
-from roadbits.fleet.scenario import Link as LinkWords
-from roadbits.fleet.scenario import TargetBpp as TargetWords
 from tests.fleet.slim_codec import SlimCodec
 
 # Four points of 1000, 2000, 4000 and 8000 bytes; the third is wide: slow, dear, and better than the fourth.

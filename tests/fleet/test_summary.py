@@ -4,7 +4,8 @@ import pytest
 
 from roadbits.codecs.codec import OperatingPoint
 from roadbits.fleet.results import UploadRow
-from roadbits.fleet.scenario import ConstantUplink, Device, Fleet, Group, Rule, TargetBpp
+from roadbits.fleet.rules import Rule, TargetBpp
+from roadbits.fleet.scenario import ConstantUplink, Device, Fleet, Group
 from roadbits.fleet.store import Record
 from roadbits.fleet.summary import Quality, missed_target, summarise
 from roadbits.fleet.vehicle import Arm

@@ -13,19 +13,8 @@ from roadbits.codecs.codec import OperatingPoint
 from roadbits.fleet import vehicle
 from roadbits.fleet.collector import Collector
 from roadbits.fleet.links import link_for
-from roadbits.fleet.scenario import (
-    Budget,
-    CodecChoice,
-    ConstantUplink,
-    Device,
-    Faults,
-    Fleet,
-    FolderCameras,
-    Group,
-    Link,
-    Scenario,
-    TargetBpp,
-)
+from roadbits.fleet.rules import Budget, CodecChoice, Link, TargetBpp
+from roadbits.fleet.scenario import ConstantUplink, Device, Faults, Fleet, FolderCameras, Group, Scenario
 from roadbits.fleet.sources import train_source
 from roadbits.fleet.store import Store
 from roadbits.fleet.summary import Quality, summarise
