@@ -69,12 +69,20 @@ class Complexity:
         decode_macs: multiply-accumulates to decode it.
         parameters: number of weights of both transforms and the entropy model.
         weight_bytes: bytes of those weights as shipped.
+        peak_activation_bytes: the most that the transforms' float32 values take at once while one image is encoded,
+            the image itself, weights and a convolution's own scratch space aside.
     """
 
     encode_macs: int
     decode_macs: int
     parameters: int
     weight_bytes: int
+    peak_activation_bytes: int
+
+    @property
+    def encode_memory_bytes(self) -> int:
+        """What a device must hold to encode one image: weights and activations."""
+        return self.weight_bytes + self.peak_activation_bytes
 
 
 class Codec(Protocol):

@@ -188,6 +188,25 @@ class ExactLayer:
             places = height * width
         return places * self.weight.numel(), out_height, out_width
 
+    def peak_values(self, height: int, width: int) -> int:
+        """Return the most numbers that are alive at once while the layer runs on an input of that size, it included.
+
+        While a group is convolved there are its inputs (copied, where there are several groups), the running total,
+        the sums of the group before and its own. GDN keeps squares beside its input; a gathered layer's sums are
+        shuffled into a tensor of their own.
+        """
+        _, out_height, out_width = self.macs(height, width)
+        taken, given = self.num_inputs * height * width, self.num_outputs * out_height * out_width
+        copied = [part.shape[1 if self.shape.kind != "up" or self._gathers else 0] for part in self._slices]
+        if len(copied) == 1:
+            copied = [0]
+        convolving = max(
+            channels * height * width + min(group, 3) * given for group, channels in enumerate(copied, start=1)
+        )
+        if self._gathers:
+            convolving = max(convolving, (2 + (len(copied) > 1)) * given)
+        return taken * (2 if self.shape.kind in ("gdn", "igdn") else 1) + convolving
+
 
 def row_of(rows: Tensor, position: int) -> Tensor:
     """Return the row (C,) of a position, of rows (positions, C) or of one (C,) that serves all."""
@@ -268,6 +287,18 @@ class ExactTransform:
             macs, height, width = layer.macs(height, width)
             total += macs
         return total
+
+    def peak_bytes(self, height: int, width: int) -> int:
+        """Return the most bytes that activations take at once, for an input of that size, which lives throughout.
+
+        Counted are the float32 tensors of `__call__`, weights and what a convolution allocates inside aside.
+        """
+        given = self.num_inputs * height * width
+        peak = 0
+        for index, layer in enumerate(self.layers):
+            peak = max(peak, layer.peak_values(height, width) + (given if index else 0))
+            _, height, width = layer.macs(height, width)
+        return 4 * peak
 
     def num_parameters(self) -> int:
         """Return the number of weights and offsets; a modulated layer has scales, too."""

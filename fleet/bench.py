@@ -81,8 +81,8 @@ def _bare_loop(scenario: Scenario) -> float:
     """Return the seconds that capturing and encoding alone take, in one process."""
     arms = [(codec_named(arm.codec), OperatingPoint.parse(arm.point)) for arm in Plan(scenario).arms]
     begin = time.perf_counter()
-    for vehicle in range(scenario.fleet.vehicles):
-        for frame in train_source(scenario.cameras, scenario.seed, vehicle, scenario.fleet.vehicles):
+    for vehicle in range(scenario.fleet.num_vehicles):
+        for frame in train_source(scenario.cameras, scenario.seed, vehicle, scenario.fleet.num_vehicles):
             for codec, point in arms:
                 codec.encode(frame.image, point)
     return time.perf_counter() - begin

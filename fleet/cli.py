@@ -21,6 +21,7 @@ from roadbits.codecs.bitstream import BitstreamError
 from roadbits.fleet.backend import Backend, BackendError, LocalBackend
 from roadbits.fleet.cameras.frame import DataError
 from roadbits.fleet.collection import OtherCollectionError
+from roadbits.fleet.feasibility import DeviceError
 from roadbits.fleet.ray_environment import loopback_works, prepare_ray
 from roadbits.fleet.results import Results, ResultsError
 from roadbits.fleet.run import Run, RunError
@@ -55,6 +56,7 @@ def _exit_codes(command: Callable[..., None]) -> Callable[..., None]:
             ImageFileError,
             UplinkError,
             DataError,
+            DeviceError,
             OtherCollectionError,
         ) as error:
             _fail(error, _WRONG_USE)
@@ -208,7 +210,7 @@ def check(scenarios: tuple[str, ...], settings: tuple[str, ...]) -> None:
                 click.echo(f"{scenario.name}: {scenario.question or 'no question given'}")
                 for line in lines:
                     click.echo(f"  {line}")
-        except (YamlFileError, RunError, DataError, UplinkError) as error:
+        except (YamlFileError, RunError, DataError, DeviceError, UplinkError) as error:
             faults.append(str(error))
     if faults:
         _fail("\n".join(faults), _WRONG_USE)

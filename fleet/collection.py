@@ -42,7 +42,7 @@ def drive_lengths(scenario: Scenario) -> list[int]:
     Raises:
         DataError: if the data cannot be read as declared.
     """
-    vehicles = scenario.fleet.vehicles
+    vehicles = scenario.fleet.num_vehicles
     return [len(train_source(scenario.cameras, scenario.seed, vehicle, vehicles)) for vehicle in range(vehicles)]
 
 
@@ -63,7 +63,7 @@ def collect(plan: Plan, lengths: Sequence[int], store: Store, backend: Backend, 
     """
     scenario, key = plan.scenario, plan.collect_key()
     store.keep("collection", key)
-    vehicles = range(scenario.fleet.vehicles)
+    vehicles = range(scenario.fleet.num_vehicles)
     at = {vehicle: (0, (ArmState(),) * len(plan.arms)) for vehicle in vehicles}
     at |= {v: (frame, states_from(text)) for v, (frame, text) in store.progress().items()}
     collector = Collector(store, scenario.fleet.deadline_s)

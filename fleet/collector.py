@@ -13,7 +13,9 @@ from dataclasses import asdict
 
 from roadbits.codecs.bitstream import BitstreamError, unpack
 from roadbits.codecs.catalogue import codec_named, codec_of
+from roadbits.fleet.rate_control import ControlState
 from roadbits.fleet.store import Record, Store
+from roadbits.fleet.throughput import Queued, Throughput
 from roadbits.fleet.uplink import US_PER_S
 from roadbits.fleet.vehicle import Arm, ArmState, Upload
 
@@ -56,6 +58,7 @@ class Collector:
             upload.copies,
             upload.encode_s,
             upload.encode_macs,
+            upload.used_point,
             upload.payload,
         )
 
@@ -91,7 +94,9 @@ def states_from(text: str) -> tuple[ArmState, ...]:
         ArmState(
             entry["finished_bits"],
             entry["encoder_free_us"],
-            tuple((arrival, size) for arrival, size in entry["in_flight"]),
+            tuple(Queued(*upload) for upload in entry["in_flight"]),
+            Throughput(**entry["throughput"]),
+            ControlState.of(entry["control"]),
         )
         for entry in json.loads(text)
     )

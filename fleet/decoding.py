@@ -47,10 +47,11 @@ class Uploaded:
 
 @dataclass(frozen=True, eq=False)
 class OnBoard:
-    """Originals uint8 (H, W, 3) that an arm's codec is to compress and decompress on board."""
+    """Originals uint8 (H, W, 3) that an arm's codec is to compress and decompress on board, each at a point."""
 
     arm: Arm
     originals: list[Image]
+    points: list[OperatingPoint]
 
 
 def decode_uploaded(batch: Uploaded) -> list[Decoded]:
@@ -70,9 +71,12 @@ def compress_on_board(batch: OnBoard) -> list[Decoded]:
         DataError: if the codec cannot take a frame, for instance for its size.
     """
     torch.set_num_threads(1)
-    codec, point = codec_named(batch.arm.codec), OperatingPoint.parse(batch.arm.point)
+    codec = codec_named(batch.arm.codec)
     try:
-        return [_decoded(codec, codec.encode(original, point), original) for original in batch.originals]
+        return [
+            _decoded(codec, codec.encode(original, point), original)
+            for original, point in zip(batch.originals, batch.points, strict=True)
+        ]
     except ValueError as error:
         raise DataError(f"test frames with {batch.arm.key}: {error}") from error
 

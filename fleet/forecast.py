@@ -4,39 +4,77 @@ Not here: the run itself; the forecast takes the first frames of the first vehic
 """
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from functools import cache
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from roadbits.codecs.catalogue import codec_named
 from roadbits.codecs.codec import OperatingPoint
 from roadbits.fleet.collection import drive_lengths
+from roadbits.fleet.feasibility import Load, loads
 from roadbits.fleet.links import trace_for
 from roadbits.fleet.scenario import Scenario
 from roadbits.fleet.sources import check_disjoint, test_sources, train_source
-from roadbits.fleet.vehicle import arms_of
+from roadbits.fleet.vehicle import Arm, rules_of
 
 _FRAMES = 3
 
 
 def forecast(scenario: Scenario) -> Iterator[str]:
-    """Yield lines on frames, links and expected bytes.
+    """Yield lines on frames, links, expected bytes and what is asked of the devices.
 
     Raises:
+        DeviceError: if a device cannot run a codec.
         DataError: if the data cannot be read as declared, or test frames would train.
         UplinkError: if the uplink is unusable.
     """
     fleet, cameras = scenario.fleet, scenario.cameras
     check_disjoint(cameras)
+    asked = list(loads(scenario))
     lengths = drive_lengths(scenario)
     tests = sum(len(source) for source in test_sources(cameras, scenario.seed))
-    yield f"frames    {sum(lengths)} of {fleet.vehicles} vehicles, {tests} to test on"
-    links = [trace_for(fleet, scenario.seed, vehicle).mean_mbps for vehicle in range(min(20, fleet.vehicles))]
-    yield f"uplink    {sum(links) / len(links):.2f} Mbit/s per vehicle on average"
-    frames = list(itertools.islice(iter(train_source(cameras, scenario.seed, 0, fleet.vehicles)), _FRAMES))
-    for arm in arms_of(scenario):
-        codec, point = codec_named(arm.codec), OperatingPoint.parse(arm.point)
-        mean = sum(len(codec.encode(frame.image, point)) for frame in frames) / len(frames)
-        rate_mbps = 8 * mean / 1e6 / cameras.interval_s
-        yield (
-            f"bytes     {arm.key:<24} {mean / 1e3:8.1f} kB a frame, {mean * sum(lengths) / 1e6:8.2f} MB in all, "
-            f"{rate_mbps:.3f} Mbit/s per vehicle (first {len(frames)} frames)"
-        )
+    yield f"frames    {sum(lengths)} of {fleet.num_vehicles} vehicles, {tests} to test on"
+    first = 0
+    for group in fleet.everyone:
+        vehicles = range(first, first + min(20, group.vehicles))
+        links = [trace_for(fleet, scenario.seed, vehicle).mean_mbps for vehicle in vehicles]
+        of_group = f" of group {group.name}" if fleet.groups else ""
+        yield f"uplink    {sum(links) / len(links):.2f} Mbit/s per vehicle{of_group} on average"
+        first += group.vehicles
+    frames = list(itertools.islice(iter(train_source(cameras, scenario.seed, 0, fleet.num_vehicles)), _FRAMES))
+
+    @cache
+    def mean_bytes(arm: Arm, point: OperatingPoint) -> float:
+        return sum(len(codec_named(arm.codec).encode(frame.image, point)) for frame in frames) / len(frames)
+
+    for arm, rule in rules_of(scenario).items():
+        if isinstance(rule, OperatingPoint):
+            mean = mean_bytes(arm, rule)
+            rate_mbps = 8 * mean / 1e6 / cameras.interval_s
+            yield (
+                f"bytes     {arm.key:<24} {mean / 1e3:8.1f} kB a frame, {mean * sum(lengths) / 1e6:8.2f} MB in all, "
+                f"{rate_mbps:.3f} Mbit/s per vehicle (first {len(frames)} frames)"
+            )
+    for load in asked:
+        ends = (load.ladder.points[0], load.ladder.points[-1])
+        yield _told(load, cameras.interval_s, [mean_bytes(load.arm, point) / 1e3 for point in ends])
+
+
+def _told(load: Load, interval_s: float, kilobytes: Sequence[float]) -> str:
+    """Return a line on what an arm asks of a group's device."""
+    device, ladder = load.group.device, load.ladder
+    memory = "any" if device.memory_mb is None else f"{device.memory_mb:g}"
+    return (
+        f"device    {load.group.name + ' ' + load.arm.key:<32} {_span(ladder.macs / 1e9)} GMAC, "
+        f"{_span(ladder.seconds)} of {interval_s * device.duty:.3g} s, {_span(ladder.joules)} J, "
+        f"{_span(ladder.memory_bytes / 1e6)} of {memory} MB, {_span(np.array(kilobytes))} kB a frame"
+    )
+
+
+def _span(values: NDArray[Any]) -> str:
+    """Return the lowest and the highest of some values, or the one they all are."""
+    low, high = (f"{value:.3g}" for value in (values.min(), values.max()))
+    return low if low == high else f"{low} to {high}"

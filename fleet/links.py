@@ -23,7 +23,7 @@ def trace_for(fleet: words.Fleet, seed: int, vehicle: int) -> Trace:
     Raises:
         UplinkError: if a trace file cannot be read or nothing can pass.
     """
-    return _trace(fleet.uplink, seed, vehicle)
+    return _trace(fleet.group_of(vehicle).uplink, seed, vehicle)
 
 
 @lru_cache(maxsize=256)
@@ -50,7 +50,7 @@ def link_for(fleet: words.Fleet, seed: int, vehicle: int) -> TraceUplink:
     """
     trace = trace_for(fleet, seed, vehicle)
     offset_us = 0
-    if isinstance(fleet.uplink, words.TraceFileUplink):
+    if isinstance(fleet.group_of(vehicle).uplink, words.TraceFileUplink):
         offset_us = int(generator_for(seed, Purpose.LINK, vehicle).integers(trace.period_us))
     outages = list(fleet.faults.outages_s)
     if not outages:

@@ -41,7 +41,7 @@ class Batch:
 
 def _source(scenario: Scenario, split: str, part: int) -> FrameSource:
     if split == "train":
-        return train_source(scenario.cameras, scenario.seed, part, scenario.fleet.vehicles)
+        return train_source(scenario.cameras, scenario.seed, part, scenario.fleet.num_vehicles)
     return test_sources(scenario.cameras, scenario.seed)[part]
 
 

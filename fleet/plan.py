@@ -10,13 +10,16 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from roadbits.codecs.catalogue import codec_named
+from roadbits.codecs.codec import OperatingPoint
 from roadbits.downstream.setups import Frames, Setup
 from roadbits.fleet.scenario import Scenario
 from roadbits.fleet.stages import stage_key
-from roadbits.fleet.vehicle import Arm, arms_of
+from roadbits.fleet.vehicle import Arm, arms_of, rules_of
 
 _FORMAT = 2
 """Raised when a stage's files or meaning change, so that old ones are not taken for new."""
+_COLLECTION_FORMAT = 3
+"""Likewise, of the collection alone."""
 SHOWN_FRAMES = 3
 """Test frames whose predictions are kept for the report."""
 
@@ -50,8 +53,13 @@ class Plan:
 
     @cached_property
     def arms(self) -> tuple[Arm, ...]:
-        """Every (codec, operating point)."""
+        """Every (codec, operating point or policy)."""
         return arms_of(self.scenario)
+
+    def fixed_point(self, arm: Arm) -> OperatingPoint | None:
+        """Return the point at which an arm encodes every frame; None if a policy chooses."""
+        rule = rules_of(self.scenario)[arm]
+        return rule if isinstance(rule, OperatingPoint) else None
 
     @property
     def setups(self) -> tuple[Setup, ...]:
@@ -61,12 +69,12 @@ class Plan:
     def collect_key(self) -> str:
         """Return the key of the collection."""
         words = self.scenario.model_dump(mode="json", include={"cameras", "fleet", "codecs", "seed"})
-        return stage_key("collect", format=_FORMAT, weights=[_weights(arm) for arm in self.arms], **words)
+        return stage_key("collect", format=_COLLECTION_FORMAT, weights=[_weights(arm) for arm in self.arms], **words)
 
     def originals_key(self, split: str) -> str:
         """Return the key of a split's originals."""
         words = self.scenario.model_dump(mode="json", include={"cameras", "seed"})
-        vehicles = self.scenario.fleet.vehicles if split == "train" else 0
+        vehicles = self.scenario.fleet.num_vehicles if split == "train" else 0
         return stage_key("originals", format=_FORMAT, split=split, vehicles=vehicles, **words)
 
     def decode_key(self, arm: Arm) -> str:
@@ -74,10 +82,11 @@ class Plan:
         return stage_key("decode", format=_FORMAT, arm=arm.key, collect=self.collect_key())
 
     def on_board_key(self, arm: Arm) -> str:
-        """Return the key of the test frames that an arm compressed on board."""
-        return stage_key(
-            "on-board", format=_FORMAT, arm=arm.key, weights=_weights(arm), originals=self.originals_key("test")
-        )
+        """Return the key of the test frames that an arm compressed on board; a policy's points are its drives'."""
+        words = {"arm": arm.key, "weights": _weights(arm), "originals": self.originals_key("test")}
+        if self.fixed_point(arm) is None:
+            words["collect"] = self.collect_key()
+        return stage_key("on-board", format=_FORMAT, **words)
 
     def train_key(self, job: TrainingJob) -> str:
         """Return the key of a trained segmenter."""
@@ -114,7 +123,8 @@ class Plan:
     def describe(self) -> Iterator[str]:
         """Yield a line for each kind of stage, as `roadbits check` prints them."""
         fleet, words = self.scenario.fleet, self.scenario.downstream
-        yield f"collect   {fleet.vehicles} vehicles x {len(self.arms)} arms: {', '.join(arm.key for arm in self.arms)}"
+        arms = ", ".join(arm.key for arm in self.arms)
+        yield f"collect   {fleet.num_vehicles} vehicles x {len(self.arms)} arms: {arms}"
         if words is None:
             yield "downstream: none; the run ends with rates and distortions"
             return

@@ -3,26 +3,17 @@
 The digest covers every measured number and nothing of wall time, so two runs of one scenario agree in it whatever the
 number of workers, the backend, or crashes on the way.
 
-Not here: how the numbers come about (`run`), the page (`report`).
+Not here: how the numbers come about (`run`, `summary`), the page (`report`).
 """
 
 import hashlib
 import json
-from collections import Counter
-from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from pydantic import TypeAdapter
-
-from roadbits.fleet.store import Record
-from roadbits.fleet.uplink import US_PER_S
-from roadbits.fleet.vehicle import Arm
-
-_TIMELINE_POINTS = 60
 
 
 class ResultsError(Exception):
@@ -39,6 +30,30 @@ class Timeline:
 
 
 @dataclass(frozen=True)
+class GroupRow:
+    """What one group of an arm's fleet sent; see `UploadRow` for what is not explained here.
+
+    Attributes:
+        group: its name.
+        vehicles: how many it has.
+    """
+
+    group: str
+    vehicles: int
+    frames: int
+    bytes: int
+    bpp: float
+    delivered: int
+    dropped_encoder_busy: int
+    dropped_buffer_full: int
+    dropped_skipped: int
+    encode_gmac: float
+    energy_j: float
+    latency_mean_s: float
+    points_used: dict[str, int]
+
+
+@dataclass(frozen=True)
 class UploadRow:
     """What an arm's fleet sent.
 
@@ -52,7 +67,7 @@ class UploadRow:
         late: arrived after the deadline.
         lost: vanished on the way.
         rejected: refused by the collector or undecodable.
-        dropped: never sent: the encoder was busy or the send buffer full.
+        dropped: never sent: the encoder was busy, the send buffer full, or the policy skipped it.
         backlog: still waiting when the links closed.
         duplicates: uploads that arrived more than once, each of which counts once.
         vehicle_hours: of driving.
@@ -61,6 +76,15 @@ class UploadRow:
         latency_p50_s: capture to arrival, median over delivered frames.
         latency_p95_s: the same, 95th percentile.
         energy_j: of encoding and sending.
+        policy: `fixed`, or the kind of the policy that chose the points.
+        dropped_encoder_busy: of those dropped.
+        dropped_buffer_full: of those dropped.
+        dropped_skipped: of those dropped: they would have come too late, or no energy was left.
+        gmac_per_delivered_frame: of all encodings, trials and frames that never arrived included; 0 if none arrived.
+        joules_per_delivered_frame: of encoding and sending, likewise.
+        latency_mean_s: capture to arrival, mean over delivered frames.
+        points_used: frames encoded at each point, by rising rate.
+        groups: the same by group, where the fleet has any.
     """
 
     codec: str
@@ -84,6 +108,15 @@ class UploadRow:
     latency_p95_s: float
     energy_j: float
     timeline: Timeline
+    policy: str
+    dropped_encoder_busy: int
+    dropped_buffer_full: int
+    dropped_skipped: int
+    gmac_per_delivered_frame: float
+    joules_per_delivered_frame: float
+    latency_mean_s: float
+    points_used: dict[str, int]
+    groups: list[GroupRow]
 
 
 @dataclass(frozen=True)
@@ -166,77 +199,3 @@ def read_results(run_folder: Path) -> Results:
         raise ResultsError(f"{path}: cannot be read: {error}; has the run finished?") from error
     except ValueError as error:
         raise ResultsError(f"{path}: is no results file of this version: {error}") from error
-
-
-@dataclass(frozen=True)
-class Quality:
-    """Mean distortion of an arm's delivered frames."""
-
-    psnr_db: float
-    ms_ssim: float
-
-
-def summarise(
-    arm: Arm,
-    records: Iterable[Record],
-    quality: Quality,
-    vehicle_hours: float,
-    encode_watts: float,
-    radio_joules_per_mbit: float,
-) -> UploadRow:
-    """Return the row of one arm; every captured frame is in exactly one of its counts."""
-    rows = list(records)
-    fates = Counter(row.verdict for row in rows)
-    travelled = [row for row in rows if row.verdict not in ("dropped", "backlog")]
-    once = sum(row.payload_bytes // max(1, row.copies) for row in travelled)
-    pixels = sum(row.height * row.width for row in travelled)
-    encode_s = [row.encode_s for row in rows if row.encode_s]
-    latency = [
-        (row.arrival_us - row.captured_us) / US_PER_S
-        for row in rows
-        if row.verdict == "delivered" and row.arrival_us is not None
-    ] or [0.0]
-    sent_bytes = sum(row.payload_bytes for row in travelled)
-    return UploadRow(
-        codec=arm.codec,
-        point=arm.point,
-        frames=len(rows),
-        bytes=sent_bytes,
-        bpp=8 * once / pixels if pixels else 0.0,
-        psnr_db=quality.psnr_db,
-        ms_ssim=quality.ms_ssim,
-        delivered=fates["delivered"],
-        late=fates["late"],
-        lost=fates["lost"],
-        rejected=fates["rejected"],
-        dropped=fates["dropped"],
-        backlog=fates["backlog"],
-        duplicates=sum(row.copies > 1 for row in travelled if row.verdict != "lost"),
-        vehicle_hours=vehicle_hours,
-        encode_gmac=sum(row.encode_macs for row in rows) / 1e9,
-        encode_s=float(np.mean(encode_s)) if encode_s else 0.0,
-        latency_p50_s=float(np.percentile(latency, 50)),
-        latency_p95_s=float(np.percentile(latency, 95)),
-        energy_j=encode_watts * sum(encode_s) + radio_joules_per_mbit * 8 * sent_bytes / 1e6,
-        timeline=_timeline(rows),
-    )
-
-
-def _timeline(rows: Sequence[Record]) -> Timeline:
-    """Return deliveries and backlog at evenly spaced times until the last frame arrives or is queued.
-
-    What is still waiting then is the backlog that the closing links leave behind.
-    """
-    arrived = [row.arrival_us for row in rows if row.arrival_us is not None and row.verdict != "backlog"]
-    end_us = max([*arrived, *(row.ready_us for row in rows)], default=0)
-    at = np.linspace(0, end_us, _TIMELINE_POINTS)
-    arrivals = np.sort([row.arrival_us for row in rows if row.verdict == "delivered" and row.arrival_us is not None])
-    waiting = np.zeros(_TIMELINE_POINTS, np.int64)
-    for row in rows:
-        if row.arrival_us is not None:
-            waiting[(at >= row.ready_us) & (at < row.arrival_us)] += row.payload_bytes
-    return Timeline(
-        [round(float(time) / US_PER_S, 3) for time in at],
-        [int(count) for count in np.searchsorted(arrivals, at, side="right")],
-        [int(count) for count in waiting],
-    )

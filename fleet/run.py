@@ -11,6 +11,7 @@ from pathlib import Path
 
 from roadbits.fleet.backend import Backend
 from roadbits.fleet.collection import collect, drive_lengths, is_collected
+from roadbits.fleet.feasibility import check_devices
 from roadbits.fleet.plan import Plan
 from roadbits.fleet.progress import Display
 from roadbits.fleet.results import Results
@@ -43,10 +44,12 @@ class Run:
             RunError: if the folder holds a run and `resume` is not set, or another process works in it.
             OtherCollectionError: if it holds the uploads of another scenario.
             DataError: if the data cannot be read as declared.
+            DeviceError: if a device cannot run a codec.
             StoreError: if the store cannot be written.
             BackendError: if the backend cannot work.
         """
         check_disjoint(self._plan.scenario.cameras)
+        check_devices(self._plan.scenario)
         self._refuse_finished(resume)
         lengths = drive_lengths(self._plan.scenario)  # names missing data before anything is written
         with self._timed("start"):

@@ -1,33 +1,26 @@
 """The words of a scenario: one validated, typed tree of plain data that knows nothing of how it is run.
 
-Not here: reading it from a file (`scenario_file`), opening what it names (`sources`, `links`), running it (`run`).
+Not here: how an arm finds its operating points (`rules`), reading a scenario from a file (`scenario_file`), opening
+what it names (`sources`, `links`), running it (`run`).
 """
 
 import os
 from pathlib import Path
-from typing import Annotated, Literal, Self, TypeVar
+from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from roadbits.codecs.catalogue import codec_named
-from roadbits.codecs.codec import OperatingPoint
 from roadbits.fleet.cameras.street import DOMAINS
+from roadbits.fleet.parts import Count, NotNegative, Part, Positive, Seconds, Seed, Share, Side, Wait, distinct
+from roadbits.fleet.rules import CodecChoice
 from roadbits.fleet.uplink import MAX_RATE_MBPS
 
-T = TypeVar("T")
 _PRETRAINED_ENCODER = "tu-tf_efficientnet_lite0"
 Setup = Literal["OO", "CO", "CC", "OC"]
 """Training x test frames, as far as they can be measured without a restorer."""
 
-Positive = Annotated[float, Field(gt=0)]
-NotNegative = Annotated[float, Field(ge=0)]
-Seconds = Annotated[float, Field(gt=0, le=1e7)]
-Wait = Annotated[float, Field(ge=0, le=1e7)]
 Mbps = Annotated[float, Field(gt=0, le=MAX_RATE_MBPS)]
-Share = Annotated[float, Field(ge=0, le=1)]
-Count = Annotated[int, Field(ge=1)]
-Side = Annotated[int, Field(ge=16, le=8192)]
-Seed = Annotated[int, Field(ge=0, lt=2**32)]
 
 
 def _expanded(path: str) -> str:
@@ -46,14 +39,6 @@ def _domain(name: str) -> str:
     return name
 
 
-def _distinct(values: tuple[T, ...]) -> tuple[T, ...]:
-    """Return the values; one that stands twice would be measured, and counted, twice."""
-    twice = sorted({str(value) for value in values if values.count(value) > 1})
-    if twice:
-        raise ValueError(f"names {', '.join(twice)} more than once")
-    return values
-
-
 def _rising(outage: tuple[float, float]) -> tuple[float, float]:
     if outage[0] >= outage[1]:
         raise ValueError(f"must begin before it ends, got {outage[0]} to {outage[1]} s")
@@ -65,13 +50,7 @@ Domain = Annotated[str, AfterValidator(_domain)]
 Outage = Annotated[tuple[Wait, Wait], Field(strict=False), AfterValidator(_rising)]
 
 
-class _Part(BaseModel):
-    """A part of a scenario: unknown keys, wrong types and infinite numbers are faults."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
-
-
-class StreetCameras(_Part):
+class StreetCameras(Part):
     """The generated street world.
 
     Attributes:
@@ -96,7 +75,7 @@ class StreetCameras(_Part):
     test_domains: tuple[Domain, ...] | None = Field(None, strict=False)
 
 
-class DataSetCameras(_Part):
+class DataSetCameras(Part):
     """Labelled frames on disk in a published layout, divided over the vehicles in contiguous blocks.
 
     Attributes:
@@ -117,7 +96,7 @@ class DataSetCameras(_Part):
     max_frames: Count | None = None
 
 
-class FolderCameras(_Part):
+class FolderCameras(Part):
     """Any folders of images, with or without folders of masks.
 
     Attributes:
@@ -138,7 +117,7 @@ class FolderCameras(_Part):
     interval_s: Seconds = 1.0
 
 
-class VideoCameras(_Part):
+class VideoCameras(Part):
     """Video files, one drive each; vehicle v drives through file v modulo their number.
 
     Attributes:
@@ -156,21 +135,21 @@ class VideoCameras(_Part):
 Cameras = Annotated[StreetCameras | DataSetCameras | FolderCameras | VideoCameras, Field(discriminator="kind")]
 
 
-class ConstantUplink(_Part):
+class ConstantUplink(Part):
     """A link of one rate."""
 
     kind: Literal["constant"]
     rate_mbps: Mbps
 
 
-class TraceFileUplink(_Part):
+class TraceFileUplink(Part):
     """A measured trace, mahimahi or `seconds,Mbit/s` by its suffix; each vehicle enters it at its own offset."""
 
     kind: Literal["trace"]
     path: FilePath
 
 
-class TwoStateUplink(_Part):
+class TwoStateUplink(Part):
     """A generated trace per vehicle: see `roadbits.fleet.traces.TwoState`. The defaults are like LTE while driving."""
 
     kind: Literal["two-state"]
@@ -184,21 +163,30 @@ class TwoStateUplink(_Part):
 Uplink = Annotated[ConstantUplink | TraceFileUplink | TwoStateUplink, Field(discriminator="kind")]
 
 
-class Device(_Part):
+class Device(Part):
     """What a vehicle's computer can do. There are no defaults: a guessed physical quantity would be a wrong result.
 
     Attributes:
-        encode_mpx_per_s: megapixels per second of each legacy codec in use.
-        encode_watts: power while encoding.
+        encode_mpx_per_s: megapixels per second of each codec in use that has no networks, and of any other that was
+            measured on the device.
+        encode_watts: power while encoding with one of those.
         radio_joules_per_mbit: energy to send.
+        gmac_per_s: billions of multiply-accumulates per second of any other codec's networks.
+        joules_per_gmac: energy of those.
+        memory_mb: for weights and activations, in 10^6 bytes.
+        duty: share of the time that may go to encoding: after one second of it the device rests 1 / duty - 1 seconds.
     """
 
-    encode_mpx_per_s: dict[str, Positive]
+    encode_mpx_per_s: dict[str, Positive] = Field({})
     encode_watts: NotNegative
     radio_joules_per_mbit: NotNegative
+    gmac_per_s: Positive | None = None
+    joules_per_gmac: NotNegative | None = None
+    memory_mb: Positive | None = None
+    duty: Annotated[float, Field(gt=0, le=1)] = 1.0
 
 
-class Faults(_Part):
+class Faults(Part):
     """What goes wrong on the way, drawn per upload.
 
     Attributes:
@@ -214,74 +202,99 @@ class Faults(_Part):
     outages_s: tuple[Outage, ...] = Field((), strict=False)
 
 
-class Fleet(_Part):
-    """The vehicles and their links.
+class Group(Part):
+    """Vehicles that are alike.
 
     Attributes:
+        name: for tables.
         vehicles: how many.
+        uplink: of each.
+        device: of each.
+    """
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9 ._-]{0,39}$")]
+    vehicles: Count
+    uplink: Uplink
+    device: Device
+
+
+class Fleet(Part):
+    """The vehicles and their links: all alike, or in groups.
+
+    Attributes:
+        vehicles: how many, all alike.
+        uplink: of each.
+        device: of each.
+        groups: instead of those three; vehicles are numbered through the groups in order.
         max_backlog_bytes: a frame that would overfill a vehicle's send buffer is dropped.
         deadline_s: an upload that arrives later than this after its capture is late and trains nothing.
         drain_s: how long the links stay open after the last capture.
     """
 
-    vehicles: Count
-    uplink: Uplink
-    device: Device
+    vehicles: Count | None = None
+    uplink: Uplink | None = None
+    device: Device | None = None
+    groups: tuple[Group, ...] = Field((), strict=False)
     max_backlog_bytes: Count = 2_000_000
     deadline_s: Seconds = 60.0
     drain_s: Wait = 30.0
     faults: Faults = Faults()
 
-
-def _point(text: str) -> str:
-    return str(OperatingPoint.parse(text))
-
-
-def _codec_name(name: str) -> str:
-    return codec_named(name).name
-
-
-class CodecChoice(_Part):
-    """One codec at some of its operating points, each of which is a fleet of its own.
-
-    Attributes:
-        name: a codec's name.
-        points: operating points, for example `quality=30`; the codec's ladder if left out.
-    """
-
-    name: Annotated[str, AfterValidator(_codec_name)]
-    points: Annotated[tuple[Annotated[str, AfterValidator(_point)], ...], AfterValidator(_distinct)] = Field(
-        (), strict=False
-    )
-
     @model_validator(mode="after")
-    def _points_exist(self) -> Self:
-        codec = codec_named(self.name)
-        for point in self.points:
-            codec.check(OperatingPoint.parse(point))
+    def _is_alike_or_grouped(self) -> Self:
+        alike = {"vehicles": self.vehicles, "uplink": self.uplink, "device": self.device}
+        given = [name for name, value in alike.items() if value is not None]
+        if self.groups and given:
+            raise ValueError(f"gives groups and also {', '.join(given)}: each group has its own, leave those out")
+        if not self.groups and len(given) < len(alike):
+            missing = [name for name in alike if name not in given]
+            raise ValueError(f"lacks {', '.join(missing)}: give vehicles, uplink and device, or groups of them")
+        distinct(tuple(group.name for group in self.groups))
         return self
 
     @property
-    def chosen(self) -> tuple[OperatingPoint, ...]:
-        """The operating points, the ladder's if none are named."""
-        return tuple(map(OperatingPoint.parse, self.points)) or codec_named(self.name).points
+    def everyone(self) -> tuple[Group, ...]:
+        """All groups; vehicles that are all alike are one."""
+        if self.groups:
+            return self.groups
+        assert self.vehicles is not None
+        assert self.uplink is not None
+        assert self.device is not None
+        return (Group(name="all", vehicles=self.vehicles, uplink=self.uplink, device=self.device),)
+
+    @property
+    def num_vehicles(self) -> int:
+        """How many vehicles there are."""
+        return sum(group.vehicles for group in self.everyone)
+
+    def group_of(self, vehicle: int) -> Group:
+        """Return the group of a vehicle's number.
+
+        Raises:
+            ValueError: if there is no such vehicle.
+        """
+        last = 0
+        for group in self.everyone:
+            last += group.vehicles
+            if 0 <= vehicle < last:
+                return group
+        raise ValueError(f"no vehicle {vehicle}: the fleet has {last}, numbered from 0")
 
 
-class Downstream(_Part):
+class Downstream(Part):
     """The segmenter that the server trains: see `roadbits.downstream`."""
 
     steps: Count
-    seeds: Annotated[tuple[Seed, ...], AfterValidator(_distinct)] = Field((0,), strict=False, min_length=1)
-    setups: Annotated[tuple[Setup, ...], AfterValidator(_distinct)] = Field(
+    seeds: Annotated[tuple[Seed, ...], AfterValidator(distinct)] = Field((0,), strict=False, min_length=1)
+    setups: Annotated[tuple[Setup, ...], AfterValidator(distinct)] = Field(
         ("OO", "CO", "CC", "OC"), strict=False, min_length=1
     )
     architecture: str = "FPN"
     encoder: str = _PRETRAINED_ENCODER
     pretrained: bool = True
-    options: dict[str, int | float | str | bool] = {
-        "decoder_pyramid_channels": 128,
-        "decoder_segmentation_channels": 64,
-    }
+    options: dict[str, int | float | str | bool] = Field(
+        {"decoder_pyramid_channels": 128, "decoder_segmentation_channels": 64}
+    )
     batch_size: Count = 8
     crop: tuple[Count, Count] = Field((224, 288), strict=False)
     learning_rate: Positive = 2e-3
@@ -300,14 +313,25 @@ class Downstream(_Part):
         return self
 
 
-class Scenario(_Part):
+def _missing_speeds(device: Device, names: list[str]) -> str:
+    """Return which physical quantities the codecs need that a device does not say; empty if it says all."""
+    unknown = [codec_named(name) for name in sorted(set(names) - set(device.encode_mpx_per_s))]
+    networks = [codec.name for codec in unknown if codec.model_hash]
+    needed = ("gmac_per_s", "joules_per_gmac", "memory_mb")
+    unsaid = [quantity for quantity in needed if getattr(device, quantity) is None] if networks else []
+    missing = [f"encode_mpx_per_s of {codec.name}" for codec in unknown if not codec.model_hash]
+    missing += [f"{quantity} for {', '.join(networks)}" for quantity in unsaid]
+    return "; ".join(missing)
+
+
+class Scenario(Part):
     """A whole run.
 
     Attributes:
         name: of the run, also its folder's.
         question: what the run answers, in a sentence.
         seed: of everything but the segmenters, which have `downstream.seeds`.
-        codecs: each (codec, operating point) is measured on a fleet of its own.
+        codecs: each (codec, operating point or policy) is measured on a fleet of its own.
         downstream: left out, the run ends with rates and distortions.
     """
 
@@ -324,12 +348,10 @@ class Scenario(_Part):
         names = [choice.name for choice in self.codecs]
         if len(set(names)) < len(names):
             raise ValueError(f"codecs names one codec twice: {', '.join(names)}; give all its points in one entry")
-        unknown = sorted(set(names) - set(self.fleet.device.encode_mpx_per_s))
-        if unknown:
-            raise ValueError(
-                f"fleet.device.encode_mpx_per_s says nothing of {', '.join(unknown)}: "
-                "how fast the vehicle encodes must be given"
-            )
+        for group in self.fleet.everyone:
+            where = f"device of fleet group {group.name!r}" if self.fleet.groups else "fleet.device"
+            if missing := _missing_speeds(group.device, names):
+                raise ValueError(f"{where} lacks {missing}: how fast the vehicle encodes must be given")
         unlabelled = isinstance(self.cameras, VideoCameras) or (
             isinstance(self.cameras, FolderCameras)
             and not (self.cameras.masks and self.cameras.test_images and self.cameras.test_masks)

@@ -6,12 +6,15 @@ Not here: what a stage's jobs do (`decoding`, `learning`), which stages there ar
 """
 
 import json
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from roadbits.codecs.catalogue import codec_named
+from roadbits.codecs.codec import OperatingPoint
 from roadbits.downstream.confusion import Confusion
 from roadbits.fleet.archive import Archive, Arrays, ArraysWriter
 from roadbits.fleet.backend import Backend, Shared
@@ -23,11 +26,15 @@ from roadbits.fleet.learning import train as train_segmenter
 from roadbits.fleet.originals import batches, write_originals
 from roadbits.fleet.plan import MeasuringJob, Plan, TrainingJob, shown_positions
 from roadbits.fleet.progress import Display
-from roadbits.fleet.results import DownstreamRow, Quality, Results, UploadRow, summarise
+from roadbits.fleet.results import DownstreamRow, Results, UploadRow
 from roadbits.fleet.sources import classes_of, train_source
 from roadbits.fleet.stages import Stages
 from roadbits.fleet.store import Record, Store
-from roadbits.fleet.vehicle import Arm
+from roadbits.fleet.summary import Quality, missed_target, summarise
+from roadbits.fleet.vehicle import Arm, rules_of
+
+_GOLDEN = (5**0.5 - 1) / 2
+"""Multiples of it, modulo 1, are spread evenly however many there are."""
 
 
 class Server:
@@ -121,7 +128,11 @@ class Server:
             if self._stages.is_done(key):
                 continue
             with self._stages.writing(key) as folder, self._display.bar("on board", len(originals)) as bar:
-                batches = (OnBoard(arm, list(images)) for images in _chunks(originals.images))
+                points = self._on_board_points(arm, len(originals))
+                batches = (
+                    OnBoard(arm, list(images), list(some))
+                    for images, some in zip(_chunks(originals.images), _chunks(points), strict=True)
+                )
                 payload_bytes = 0
                 with ArraysWriter(folder, "images") as images:
                     for decoded in self._backend.map(compress_on_board, batches):
@@ -131,6 +142,16 @@ class Server:
                             payload_bytes += frame.payload_bytes
                         bar.advance(len(decoded))
                 (folder / "rate.json").write_text(json.dumps(8 * payload_bytes / _pixels(originals)))
+
+    def _on_board_points(self, arm: Arm, count: int) -> list[OperatingPoint]:
+        """Return the point of each test frame: an arm's own, or a mixture like that which its policy sent."""
+        fixed = self._plan.fixed_point(arm)
+        if fixed is not None:
+            return [fixed] * count
+        fine = codec_named(arm.codec).fine_points
+        used = Counter(record.used_point for record in self._store.records(arm.codec, arm.point))
+        ranked = [point for point in fine for _ in range(used[str(point)])] or [fine[0]]
+        return [ranked[int(len(ranked) * (k * _GOLDEN % 1))] for k in range(count)]
 
     def train(self) -> None:
         """Train every missing segmenter, side by side where the backend can."""
@@ -230,19 +251,22 @@ class Server:
     def _upload_row(self, arm: Arm) -> UploadRow:
         fleet, cameras = self._plan.scenario.fleet, self._plan.scenario.cameras
         quality = json.loads((self._stages.folder(self._plan.decode_key(arm)) / "quality.json").read_text())
-        vehicles = range(fleet.vehicles)
+        vehicles = range(fleet.num_vehicles)
         seed = self._plan.scenario.seed
         drives_s = [train_source(cameras, seed, vehicle, len(vehicles)).last_time_s for vehicle in vehicles]
+        rule = rules_of(self._plan.scenario)[arm]
         row = summarise(
             arm,
+            rule,
             self._store.records(arm.codec, arm.point),
             Quality(*quality),
             sum(drive_s + cameras.interval_s for drive_s in drives_s) / 3600,
-            fleet.device.encode_watts,
-            fleet.device.radio_joules_per_mbit,
+            fleet,
         )
         if row.delivered == 0:
             self._note(f"{arm.key} delivered no frame: nothing could be trained on it")
+        if missed := missed_target(rule, row):
+            self._note(missed)
         return row
 
     def _downstream_rows(self, upload: UploadRow) -> Iterator[DownstreamRow]:

@@ -56,6 +56,22 @@ def train_source(cameras: words.Cameras, seed: int, vehicle: int, num_vehicles: 
             assert_never(unknown)
 
 
+def frame_size(cameras: words.Cameras, seed: int, vehicle: int, num_vehicles: int) -> tuple[int, int]:
+    """Return the height and width of a vehicle's first frame, without reading it where a scenario says it.
+
+    Raises:
+        DataError: if the data cannot be read as declared.
+    """
+    match cameras:
+        case words.StreetCameras():
+            return cameras.height, cameras.width
+        case words.DataSetCameras(size=(height, width)):
+            return height, width
+        case _:
+            height, width = next(iter(train_source(cameras, seed, vehicle, num_vehicles))).image.shape[:2]
+            return height, width
+
+
 def test_sources(cameras: words.Cameras, seed: int) -> list[FrameSource]:
     """Return what is tested on; empty where a scenario declares no test frames.
 

@@ -21,7 +21,7 @@ from roadbits.codecs.neural.slim_network import check_widths
 from roadbits.codecs.training.lambda_schedule import LambdaSchedule
 from roadbits.codecs.training.rate_distortion import Schedule
 from roadbits.fleet.model_faults import model_faults
-from roadbits.fleet.scenario import Count, Positive, Seconds, Seed, Share
+from roadbits.fleet.parts import Count, Positive, Seconds, Seed, Share
 from roadbits.fleet.yaml_file import Fault, YamlFileError, dump_yaml, read_yaml
 
 _SMALLEST_RISE = 1.05

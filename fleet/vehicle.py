@@ -3,34 +3,40 @@
 A drive is cut into segments. A segment is a pure function of the vehicle's words, its position and the state in which
 the last segment left the vehicle, so any worker may compute it, and compute it again after a crash.
 
-A frame's fate here: *dropped* if the encoder is still busy with the frame before the last, or if the send buffer would
-overflow (the newest frame goes); *backlog* if it has not arrived when the links close; *lost* if it vanished on the
-way; else *sent*: it reached the collector, which has the last word.
+A frame's fate here: *dropped* if the encoder is still busy with the frame before the last, if its policy skips it, or
+if the send buffer would overflow (the newest frame goes); *backlog* if it has not arrived when the links close; *lost*
+if it vanished on the way; else *sent*: it reached the collector, which has the last word.
 
-Not here: the collector's checks (`collector`), who runs a segment (`actors`, `backend`).
+Not here: encoding at a fixed point or by a policy (`rate_control`), the collector's checks (`collector`), who runs a
+segment (`actors`, `backend`).
 """
 
 import itertools
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Protocol, runtime_checkable
 
 from roadbits.codecs.catalogue import codec_named
-from roadbits.codecs.codec import OperatingPoint
 from roadbits.fleet.cameras.frame import DataError, Frame, FrameSource
 from roadbits.fleet.links import link_for
-from roadbits.fleet.scenario import Device, Scenario
+from roadbits.fleet.policies import Situation
+from roadbits.fleet.rate_control import ControlState, Encoding, encoder_for
+from roadbits.fleet.rules import Rule
+from roadbits.fleet.scenario import Scenario
 from roadbits.fleet.seeds import Purpose, generator_for
 from roadbits.fleet.sources import train_source
+from roadbits.fleet.throughput import Queued, Throughput
 from roadbits.fleet.uplink import US_PER_S
 
 SEGMENT_FRAMES = 32
 """Frames per segment: bounds what one message carries, and how soon a first upload is stored."""
+ENCODER_BUSY, BUFFER_FULL, SKIPPED = "encoder busy", "send buffer full", "skipped"
+"""Why a frame is dropped."""
 
 
 @dataclass(frozen=True)
 class Arm:
-    """One codec at one operating point: a fleet of its own, with links of its own."""
+    """One codec at one operating point, or under one policy: a fleet of its own, with links of its own."""
 
     codec: str
     point: str
@@ -63,6 +69,7 @@ class Upload:
         copies: how often it was sent; 0 if it was dropped.
         encode_s: time the device spent on encoding.
         encode_macs: multiply-accumulates it spent.
+        used_point: at which it was encoded; empty if it never was.
     """
 
     arm: Arm
@@ -82,6 +89,7 @@ class Upload:
     copies: int = 0
     encode_s: float = 0.0
     encode_macs: int = 0
+    used_point: str = ""
 
 
 @dataclass(frozen=True)
@@ -91,12 +99,16 @@ class ArmState:
     Attributes:
         finished_bits: end of the link's queue (`TraceUplink.finished_bits`).
         encoder_free_us: when the encoder has done all frames so far.
-        in_flight: (arrival in microseconds, bytes) of queued uploads that had not arrived.
+        in_flight: queued uploads that had not left the send buffer.
+        throughput: of the link, as far as the vehicle has seen it.
+        control: what its policy remembers.
     """
 
     finished_bits: int = 0
     encoder_free_us: int = 0
-    in_flight: tuple[tuple[int, int], ...] = ()
+    in_flight: tuple[Queued, ...] = ()
+    throughput: Throughput = field(default_factory=Throughput)
+    control: ControlState = field(default_factory=ControlState)
 
 
 @dataclass(frozen=True)
@@ -116,9 +128,14 @@ class Segment:
     states: tuple[ArmState, ...]
 
 
+def rules_of(scenario: Scenario) -> dict[Arm, Rule]:
+    """Return every (codec, operating point or policy) of a scenario, in its order, and how it chooses points."""
+    return {Arm(choice.name, str(rule)): rule for choice in scenario.codecs for rule in choice.rules}
+
+
 def arms_of(scenario: Scenario) -> tuple[Arm, ...]:
-    """Return every (codec, operating point) of a scenario, in its order."""
-    return tuple(Arm(choice.name, str(point)) for choice in scenario.codecs for point in choice.chosen)
+    """Return every (codec, operating point or policy) of a scenario, in its order."""
+    return tuple(rules_of(scenario))
 
 
 def drive(segment: Segment) -> tuple[list[Upload], tuple[ArmState, ...]]:
@@ -129,7 +146,7 @@ def drive(segment: Segment) -> tuple[list[Upload], tuple[ArmState, ...]]:
         UplinkError: if the uplink is unusable.
     """
     scenario = segment.scenario
-    source = train_source(scenario.cameras, scenario.seed, segment.vehicle, scenario.fleet.vehicles)
+    source = train_source(scenario.cameras, scenario.seed, segment.vehicle, scenario.fleet.num_vehicles)
     close_us = _us(source.last_time_s) + _us(scenario.fleet.drain_s)
     lanes = [
         _Lane(scenario, arm, position, segment.vehicle, state, close_us)
@@ -168,17 +185,28 @@ class _Lane:
         self._seed = scenario.seed
         self._interval_us = _us(scenario.cameras.interval_s)
         self._arm, self._position, self._vehicle = arm, position, vehicle
-        self._codec, self._point = codec_named(arm.codec), OperatingPoint.parse(arm.point)
+        group = scenario.fleet.group_of(vehicle)
+        self._duty = group.device.duty
+        self._encoder = encoder_for(
+            rules_of(scenario)[arm], codec_named(arm.codec), group, scenario.fleet.deadline_s, state.control
+        )
         self._close_us = close_us
         self._link = link_for(scenario.fleet, scenario.seed, vehicle)
         self._link.finished_bits = state.finished_bits
         self._encoder_free_us = state.encoder_free_us
         self._in_flight = list(state.in_flight)
+        self._throughput = state.throughput
 
     @property
     def state(self) -> ArmState:
         """Where this arm stands now."""
-        return ArmState(self._link.finished_bits, self._encoder_free_us, tuple(self._in_flight))
+        return ArmState(
+            self._link.finished_bits,
+            self._encoder_free_us,
+            tuple(self._in_flight),
+            self._throughput,
+            self._encoder.state,
+        )
 
     def capture(self, frame: Frame) -> Upload:
         """Encode a frame, queue it and say what becomes of it."""
@@ -188,25 +216,45 @@ class _Lane:
             self._arm, self._vehicle, frame.index, frame.camera, frame.domain, height, width, now_us, now_us
         )
         if self._encoder_free_us > now_us + self._interval_us:
-            return replace(upload, reason="encoder busy")
-        payload = self._encode(frame)
-        encode_s = encode_seconds(self._fleet.device, self._arm.codec, height, width)
-        ready_us = max(now_us, self._encoder_free_us) + _us(encode_s)
-        self._encoder_free_us = ready_us
-        macs = self._codec.complexity(self._point, height, width).encode_macs
-        upload = replace(upload, ready_us=ready_us, encode_s=encode_s, encode_macs=macs)
-        self._in_flight = [(arrival, size) for arrival, size in self._in_flight if arrival > ready_us]
-        if sum(size for _, size in self._in_flight) + len(payload) > self._fleet.max_backlog_bytes:
-            return replace(upload, reason="send buffer full")
-        return self._send(upload, payload)
+            return replace(upload, reason=ENCODER_BUSY)
+        begin_us = max(now_us, self._encoder_free_us)
+        encoding = self._encode(frame, begin_us)
+        ready_us = begin_us + _us(encoding.seconds)
+        self._encoder_free_us = begin_us + _us(encoding.seconds / self._duty)
+        upload = replace(upload, encode_s=encoding.seconds, encode_macs=encoding.macs)
+        if encoding.payload is None:
+            return replace(upload, reason=SKIPPED)
+        upload = replace(upload, ready_us=ready_us, used_point=str(encoding.point))
+        self._forget_arrived(ready_us)
+        if self._backlog_bytes() + len(encoding.payload) > self._fleet.max_backlog_bytes:
+            return replace(upload, reason=BUFFER_FULL)
+        return self._send(upload, encoding.payload)
 
-    def _encode(self, frame: Frame) -> bytes:
+    def _encode(self, frame: Frame, begin_us: int) -> Encoding:
+        self._forget_arrived(begin_us)
+        backlog_bytes = self._backlog_bytes()
+        situation = Situation(
+            now_s=begin_us / US_PER_S,
+            age_s=(begin_us - _us(frame.time_s)) / US_PER_S,
+            interval_s=self._interval_us / US_PER_S,
+            backlog_bytes=backlog_bytes,
+            room_bytes=self._fleet.max_backlog_bytes - backlog_bytes,
+            bits_per_s=self._throughput.bits_per_s(begin_us, self._in_flight),
+        )
         try:
-            return self._codec.encode(frame.image, self._point)
+            return self._encoder.encode(frame.image, situation)
         except ValueError as error:
             raise DataError(
                 f"vehicle {self._vehicle}, frame {frame.index} of {frame.camera}, {self._arm.key}: {error}"
             ) from error
+
+    def _backlog_bytes(self) -> int:
+        return sum(upload.payload_bytes for upload in self._in_flight)
+
+    def _forget_arrived(self, now_us: int) -> None:
+        """Take what has left the send buffer by now out of it, and learn from it how fast the link is."""
+        while self._in_flight and self._in_flight[0].arrival_us <= now_us:
+            self._throughput = self._throughput.after(self._in_flight.pop(0))
 
     def _send(self, upload: Upload, payload: bytes) -> Upload:
         """Queue a payload and draw what goes wrong with it on the way."""
@@ -217,8 +265,7 @@ class _Lane:
             faults.corrupt_probability,
             faults.duplicate_probability,
         )
-        arrivals = [self._link.offer(upload.ready_us, len(payload)) for _ in range(2 if twice else 1)]
-        self._in_flight += [(arrival, len(payload)) for arrival in arrivals]
+        arrivals = [self._queue(upload.ready_us, len(payload)) for _ in range(2 if twice else 1)]
         # A second copy that the closing links cut off did not travel.
         copies = max(1, sum(arrival <= self._close_us for arrival in arrivals))
         upload = replace(upload, arrival_us=arrivals[0], payload_bytes=copies * len(payload), copies=copies)
@@ -230,16 +277,12 @@ class _Lane:
             payload = _with_flipped_bit(payload, int(luck.integers(8 * len(payload))))
         return replace(upload, fate="sent", payload=payload)
 
-
-def encode_seconds(device: Device, codec: str, height: int, width: int) -> float:
-    """Return how long a device needs to encode one frame with a legacy codec.
-
-    Raises:
-        ValueError: if the device says nothing of that codec.
-    """
-    if codec not in device.encode_mpx_per_s:
-        raise ValueError(f"the device says nothing of {codec}: give fleet.device.encode_mpx_per_s.{codec}")
-    return height * width / 1e6 / device.encode_mpx_per_s[codec]
+    def _queue(self, ready_us: int, payload_bytes: int) -> int:
+        """Put one copy into the send buffer and return when it will have left it."""
+        begun_us = max([ready_us, *(upload.arrival_us for upload in self._in_flight[-1:])])
+        arrival_us = self._link.offer(ready_us, payload_bytes)
+        self._in_flight.append(Queued(begun_us, arrival_us, payload_bytes))
+        return arrival_us
 
 
 def _with_flipped_bit(payload: bytes, bit: int) -> bytes:

@@ -106,7 +106,7 @@ class HevcIntra:
 
     def complexity(self, point: OperatingPoint, height: int, width: int) -> Complexity:
         """Return zeros: there is no network."""
-        return Complexity(0, 0, 0, 0)
+        return Complexity(0, 0, 0, 0, 0)
 
 
 def _encoder(width: int, height: int, qp: int) -> VideoCodecContext:

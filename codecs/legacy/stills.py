@@ -20,7 +20,7 @@ import PIL.Image
 from roadbits.codecs.bitstream import BitstreamError, CodecId, Container, expect, pack
 from roadbits.codecs.codec import Complexity, Image, OperatingPoint, check_image
 
-_NO_NETWORK = Complexity(0, 0, 0, 0)
+_NO_NETWORK = Complexity(0, 0, 0, 0, 0)
 
 
 @dataclass(frozen=True)

@@ -226,7 +226,9 @@ class NeuralStill:
             encode += hyper.h_a.macs(*latent) + hyper.h_s.macs(*hyper_latent)
             decode += hyper.h_s.macs(*hyper_latent)
             parameters += hyper.h_a.num_parameters() + hyper.h_s.num_parameters()
-        return Complexity(encode, decode, parameters, self.model.num_bytes)
+        # g_a's first layers work at many times the places of all that follows: the peak of an encode is theirs.
+        peak = self.model.g_a.peak_bytes(rows, columns)
+        return Complexity(encode, decode, parameters, self.model.num_bytes, peak)
 
 
 def _point(lmbda: float, bin_width: float | None = None) -> OperatingPoint:

@@ -51,7 +51,7 @@ def miou_over_rate(runs: Sequence[MeasuredRun], looks: Looks, setup: str, span: 
             y=[100 * each.mean for each in values],
             error_y={"type": "data", "symmetric": False, "thickness": 1.2, "width": 3, **bars},
             customdata=[_told_miou(run, arm, setup) for arm in measured],
-            **_styled(looks[run.name, codec]),
+            **_styled(looks[run.name, codec], arms),
         )
     for k, run in enumerate(runs):
         if run.ideal is not None:
@@ -81,7 +81,7 @@ def quality_over_rate(
                 x=[arm.upload.bpp for arm in delivered],
                 y=[quality(arm.upload) for arm in delivered],
                 customdata=[_told(run, arm, [f"{axis} {number(quality(arm.upload), digits)}"]) for arm in delivered],
-                **_styled(looks[run.name, codec]),
+                **_styled(looks[run.name, codec], arms),
             )
     _label_rates(figure)
     return figure
@@ -142,19 +142,25 @@ def _label_rates(figure: Any) -> None:
 
 
 def _curves(runs: Sequence[MeasuredRun]) -> list[tuple[MeasuredRun, str, list[MeasuredArm]]]:
-    """Return each run's codecs with their arms by rising bpp."""
-    return [
-        (run, codec, [arm for arm in cheapest_first(run.arms) if arm.upload.codec == codec])
+    """Return each run's codecs with their arms by rising bpp: fixed points, which make a curve, then policies."""
+    found = [
+        (run, codec, [arm for arm in cheapest_first(run.arms) if (arm.upload.codec, arm.is_fixed) == (codec, is_fixed)])
         for run in runs
         for codec in dict.fromkeys(arm.upload.codec for arm in run.arms)
+        for is_fixed in (True, False)
     ]
+    return [curve for curve in found if curve[2]]
 
 
-def _styled(look: Look) -> dict[str, Any]:
+def _styled(look: Look, arms: Sequence[MeasuredArm]) -> dict[str, Any]:
     return {
-        "mode": "lines+markers",
+        "mode": "lines+markers" if arms[0].is_fixed else "markers",
         "line": {"color": look.colour, "dash": look.dash, "width": 2},
-        "marker": {"color": look.colour, "symbol": look.symbol, "size": 8},
+        "marker": {
+            "color": look.colour,
+            "symbol": look.symbol if arms[0].is_fixed else f"{look.symbol}-open",
+            "size": 8 if arms[0].is_fixed else 11,
+        },
         "legendgroup": look.key,
         "name": html.escape(look.label),
         "hovertemplate": "%{customdata}<extra></extra>",

@@ -62,6 +62,11 @@ class MeasuredArm:
         return f"{self.upload.codec} {self.upload.point}"
 
     @property
+    def is_fixed(self) -> bool:
+        """Whether every frame was encoded at one point."""
+        return self.upload.policy == "fixed"
+
+    @property
     def lost_information(self) -> float | None:
         """OO - CC: what compression took away for good; None unless both were measured."""
         return self._difference("OO", "CC")

@@ -83,6 +83,8 @@ def _difference(run: MeasuredRun, codec: str, setup: str | None) -> str:
 
 
 def _curve(arms: Sequence[MeasuredArm], setup: str | None) -> RateQuality:
+    """Return rate and quality of fixed points; a policy's frames differ in rate, which no point on a curve can show."""
+    arms = [arm for arm in arms if arm.is_fixed]
     if setup is None:
         delivered = [arm.upload for arm in arms if arm.upload.delivered]
         return RateQuality([row.bpp for row in delivered], [row.psnr_db for row in delivered])

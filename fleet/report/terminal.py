@@ -23,7 +23,8 @@ def print_results(results: Results, console: Console) -> None:
     table = Table(box=rich.box.SIMPLE_HEAD, title=escape(results.scenario), title_justify="left", pad_edge=False)
     for heading in ("codec", "point"):
         table.add_column(heading, overflow="fold")
-    for heading in ("bpp", "PSNR dB", "MS-SSIM", "delivered", *(f"{setup} mIoU %" for setup in columns)):
+    groups = [group.group for group in results.uploads[0].groups] if results.uploads else []
+    for heading in ("bpp", "PSNR dB", "MS-SSIM", "delivered", *groups, *(f"{setup} mIoU %" for setup in columns)):
         table.add_column(heading, justify="right")
     for arm in arms:
         table.add_row(*_cells(arm), *(_miou(arm, setup, best[setup]) for setup in columns))
@@ -40,6 +41,7 @@ def _cells(arm: MeasuredArm) -> list[str]:
         quality(upload.psnr_db, 2, upload.delivered),
         quality(upload.ms_ssim, 4, upload.delivered),
         share(upload.delivered, upload.frames),
+        *(share(group.delivered, group.frames) for group in upload.groups),
     ]
 
 

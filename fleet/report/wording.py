@@ -3,6 +3,8 @@
 Not here: HTML (`markup`).
 """
 
+from collections.abc import Mapping
+
 from roadbits.fleet.report.measured import Spread
 
 NONE = "–"
@@ -46,6 +48,16 @@ def spread(miou: Spread | None) -> str:
 def quality(value: float, digits: int, delivered: int) -> str:
     """Return a distortion, which does not exist where no frame was delivered."""
     return number(value if delivered else None, digits)
+
+
+def median_point(points_used: Mapping[str, int]) -> str:
+    """Return the point at which the median frame was encoded, of counts by rising rate."""
+    passed, half = 0, sum(points_used.values()) / 2
+    for point, count in points_used.items():
+        passed += count
+        if passed >= half:
+            return point
+    return NONE
 
 
 def share(part: int, whole: int) -> str:

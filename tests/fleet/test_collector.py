@@ -9,7 +9,11 @@ from roadbits.codecs.bitstream import CodecId, Container, pack
 from roadbits.codecs.codec import OperatingPoint
 from roadbits.codecs.legacy.stills import JPEG, WEBP
 from roadbits.fleet.collector import Collector, states_from, upload_id
+from roadbits.fleet.policies import Account
+from roadbits.fleet.rate_control import ControlState
+from roadbits.fleet.rate_profile import Trial
 from roadbits.fleet.store import Record, Store
+from roadbits.fleet.throughput import Queued, Throughput
 from roadbits.fleet.vehicle import Arm, ArmState, Upload
 
 IMAGE = np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8)
@@ -33,8 +37,13 @@ SENT = Upload(
     copies=1,
     encode_s=0.1,
     encode_macs=7,
+    used_point="quality=10",
 )
-STATES = (ArmState(finished_bits=9, encoder_free_us=8, in_flight=((7, 6), (5, 4))), ArmState())
+CONTROL = ControlState((Trial(3, -1.5, 30.25), Trial(9, 0.5, 0.0)), -0.125, Account(0.5, 12.75))
+STATES = (
+    ArmState(9, 8, (Queued(7, 6, 3), Queued(5, 4, 2)), Throughput(9.5, 0.25), CONTROL),
+    ArmState(),
+)
 
 
 def received(folder: Path, *uploads: Upload, deadline_s: float = 60.0) -> list[Record]:
@@ -70,6 +79,7 @@ def test_a_good_upload_is_delivered_with_all_that_is_known_of_it(tmp_path: Path)
             copies=1,
             encode_s=0.1,
             encode_macs=7,
+            used_point="quality=10",
             payload=PAYLOAD,
         )
     ]

@@ -59,7 +59,7 @@ def test_one_original_is_needed_per_payload() -> None:
 @pytest.mark.parametrize("codec", LEGACY_CODECS, ids=lambda codec: codec.name)
 def test_what_is_compressed_on_board_is_what_the_codec_makes_of_it(codec: Codec) -> None:
     point = codec.points[3]
-    frames = compress_on_board(OnBoard(Arm(codec.name, str(point)), IMAGES))
+    frames = compress_on_board(OnBoard(Arm(codec.name, str(point)), IMAGES, [point] * len(IMAGES)))
     for frame, image in zip(frames, IMAGES, strict=True):
         payload = codec.encode(image, point)
         np.testing.assert_array_equal(frame.image, codec.decode(payload))
@@ -71,5 +71,5 @@ def test_sums_are_taken_in_one_thread() -> None:
     assert decode_uploaded(Uploaded(ARM, [], [])) == []
     assert torch.get_num_threads() == 1
     torch.set_num_threads(2)
-    assert compress_on_board(OnBoard(Arm("jpeg", "quality=9"), [])) == []
+    assert compress_on_board(OnBoard(Arm("jpeg", "quality=9"), [], [])) == []
     assert torch.get_num_threads() == 1

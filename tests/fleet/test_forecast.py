@@ -5,16 +5,18 @@ import numpy as np
 import PIL.Image
 import pytest
 
+from roadbits.codecs.catalogue import codec_named
 from roadbits.codecs.codec import OperatingPoint
 from roadbits.codecs.legacy.stills import JPEG
 from roadbits.fleet.cameras.frame import DataError
 from roadbits.fleet.forecast import forecast
+from roadbits.fleet.rules import CodecChoice, Link
 from roadbits.fleet.scenario import (
-    CodecChoice,
     ConstantUplink,
     Device,
     Fleet,
     FolderCameras,
+    Group,
     Scenario,
     TraceFileUplink,
     Uplink,
@@ -41,13 +43,36 @@ def scenario(folder: Path, uplink: Uplink = CONSTANT, **cameras: Any) -> Scenari
 def test_a_forecast_tells_frames_rates_and_bytes_of_real_frames(tmp_path: Path) -> None:
     lines = list(forecast(scenario(tmp_path)))
     assert lines[:2] == ["frames    4 of 1 vehicles, 0 to test on", "uplink    1.50 Mbit/s per vehicle on average"]
-    assert len(lines) == 4
-    for line, quality in zip(lines[2:], (10, 90), strict=True):
+    assert len(lines) == 6
+    for line, quality in zip(lines[2:4], (10, 90), strict=True):
         mean = sum(len(JPEG.encode(image, OperatingPoint.of(quality=quality))) for image in IMAGES[:3]) / 3
         assert line == (
             f"bytes     jpeg:quality={quality:<11} {mean / 1000:8.1f} kB a frame, {4 * mean / 1e6:8.2f} MB in all, "
             f"{8 * mean / 2 / 1e6:.3f} Mbit/s per vehicle (first 3 frames)"
         )
+
+
+def test_a_forecast_tells_what_each_arm_asks_of_each_group_s_device(tmp_path: Path) -> None:
+    words = scenario(tmp_path)
+    networks = {"gmac_per_s": 1.0, "joules_per_gmac": 2.0, "memory_mb": 50.0, "duty": 0.5}
+    device = words.fleet.everyone[0].device.model_copy(update=networks)
+    groups = (Group(name="weak", vehicles=1, uplink=CONSTANT, device=device),)
+    codecs = (CodecChoice(name="cae", points=("lambda=0.0067",), policies=(Link(kind="link"),)),)
+    lines = list(forecast(words.model_copy(update={"fleet": Fleet(groups=groups), "codecs": codecs})))
+    cae = codec_named("cae")
+    cost = cae.complexity(cae.points[0], 40, 60)
+    gmac, memory = cost.encode_macs / 1e9, cost.encode_memory_bytes / 1e6
+    asked = f"{gmac:.3g} GMAC, {gmac:.3g} of 1 s, {2 * gmac:.3g} J, {memory:.3g} of 50 MB, "
+    kilobytes = {
+        point: sum(len(cae.encode(image, point)) for image in IMAGES[:3]) / 3000
+        for point in (cae.fine_points[0], OperatingPoint.parse("lambda=0.0067"), cae.fine_points[-1])
+    }
+    low, fixed, high = (f"{size:.3g}" for size in kilobytes.values())
+    assert lines[1] == "uplink    1.50 Mbit/s per vehicle of group weak on average"
+    assert lines[-2:] == [
+        f"device    {'weak cae:lambda=0.0067':<32} {asked}{fixed} kB a frame",
+        f"device    {'weak cae:link':<32} {asked}{low} to {high} kB a frame",
+    ]
 
 
 def test_a_missing_trace_is_told_before_anything_runs(tmp_path: Path) -> None:

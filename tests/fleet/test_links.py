@@ -14,7 +14,7 @@ MAHIMAHI = "3\n3\n10\n50\n51\n51\n51\n120\n"
 
 
 def fleet(uplink: Uplink, *outages: tuple[float, float]) -> Fleet:
-    return Fleet(vehicles=4, uplink=uplink, device=DEVICE, faults=Faults(outages_s=outages))
+    return Fleet(vehicles=20, uplink=uplink, device=DEVICE, faults=Faults(outages_s=outages))
 
 
 def trace_file(folder: Path, name: str) -> TraceFileUplink:

@@ -54,6 +54,17 @@ def test_every_training_and_measurement_is_made_once(setups: str, trainings: int
     assert {job.training for job in of.measuring_jobs()} == set(of.training_jobs())
 
 
+POLICY = "codecs[1]={name: webp, policies: [{kind: link}]}"
+
+
+def test_a_policy_is_an_arm_and_its_test_frames_depend_on_its_drives() -> None:
+    of, moved = plan(POLICY), plan(POLICY, "fleet.deadline_s=5")
+    arms = [Arm("jpeg", "quality=10"), Arm("jpeg", "quality=60"), Arm("webp", "link")]
+    assert list(of.arms) == arms
+    assert [str(of.fixed_point(arm)) for arm in arms] == ["quality=10", "quality=60", "None"]
+    assert [of.on_board_key(arm) == moved.on_board_key(arm) for arm in arms] == [True, True, False]
+
+
 def test_no_two_stages_share_a_key() -> None:
     found = keys(plan())
     assert len(found) == len(set(found.values())) == 1 + 2 + 3 + 3 + 8 + 20

@@ -8,110 +8,61 @@ import pytest
 
 from roadbits.fleet.results import (
     DownstreamRow,
-    Quality,
+    GroupRow,
     Results,
     ResultsError,
     Timeline,
     UploadRow,
     read_results,
-    summarise,
 )
-from roadbits.fleet.store import Record
-from roadbits.fleet.vehicle import Arm
 
-ARM = Arm("jpeg", "quality=10")
-
-
-def record(frame: int, verdict: str, arrival_s: float | None, payload_bytes: int, copies: int = 1) -> Record:
-    """Return a frame of 10 x 20 pixels, captured at `frame` seconds and encoded in a quarter of one."""
-    return Record(
-        upload_id=str(frame),
-        codec="jpeg",
-        point="quality=10",
-        vehicle=0,
-        frame=frame,
-        camera="cam",
-        domain="day",
-        height=10,
-        width=20,
-        captured_us=frame * 1_000_000,
-        ready_us=frame * 1_000_000 + 250_000,
-        arrival_us=None if arrival_s is None else round(arrival_s * 1e6),
-        payload_bytes=payload_bytes,
-        verdict=verdict,
-        reason="",
-        copies=copies,
-        encode_s=0.25,
-        encode_macs=3_000_000,
-        payload=None,
-    )
-
-
-RECORDS = [
-    record(0, "delivered", 1.0, 100),
-    record(1, "delivered", 3.0, 400, copies=2),
-    record(2, "delivered", 5.0, 300),
-    record(3, "late", 59.0, 100),
-    record(4, "lost", 6.0, 200, copies=2),
-    record(5, "rejected", 7.0, 200),
-    record(6, "backlog", 118.0, 800, copies=2),
-    record(7, "dropped", None, 0, copies=0),
-    replace(record(8, "dropped", None, 0, copies=0), encode_s=0.0, encode_macs=0, ready_us=8_000_000),
-]
-
-
-def summary(records: list[Record]) -> UploadRow:
-    return summarise(ARM, records, Quality(31.5, 0.9), 0.5, encode_watts=8.0, radio_joules_per_mbit=2.0)
-
-
-def test_the_summary_of_a_handful_of_records_is_what_a_hand_computes() -> None:
-    row = summary(RECORDS)
-    assert (row.codec, row.point, row.psnr_db, row.ms_ssim, row.vehicle_hours) == ("jpeg", "quality=10", 31.5, 0.9, 0.5)
-    assert row.frames == 9
-    assert (row.delivered, row.late, row.lost, row.rejected, row.backlog, row.dropped) == (3, 1, 1, 1, 1, 2)
-    assert row.bytes == 100 + 400 + 300 + 100 + 200 + 200
-    # Retransmissions aside, six payloads travelled: 100, 200, 300, 100, 100 and 200 bytes of 200 pixels each.
-    assert row.bpp == 8 * 1000 / (6 * 200)
-    assert row.duplicates == 1
-    assert row.encode_gmac == pytest.approx(8 * 0.003)
-    assert row.encode_s == 0.25
-    # Latencies are 1, 2 and 3 s.
-    assert row.latency_p50_s == 2.0
-    assert row.latency_p95_s == pytest.approx(2.9)
-    assert row.energy_j == pytest.approx(8.0 * 8 * 0.25 + 2.0 * 8 * 1300 / 1e6)
-
-
-def test_the_order_of_the_records_does_not_matter() -> None:
-    assert summary(RECORDS[::-1]) == summary(RECORDS)
-
-
-def test_the_timeline_counts_deliveries_and_waiting_bytes() -> None:
-    timeline = summary(RECORDS).timeline
-    # 60 points from 0 to 59 s, when the late upload arrives: one every second.
-    assert timeline.time_s == [1.0 * k for k in range(60)]
-    assert timeline.delivered_frames[:7] == [0, 1, 1, 2, 2, 3, 3]
-    assert timeline.delivered_frames[-1] == 3
-    # At 2 s the second upload waits, at 4 s the third and the late one, at 6 s the late one and the rejected one.
-    assert timeline.backlog_bytes[:8] == [0, 0, 400, 300, 400, 300, 300, 900]
-    # The backlog never arrives: it is what waits when the links have closed.
-    assert timeline.backlog_bytes[58:] == [900, 800]
-
-
-def test_an_arm_that_sent_nothing_has_a_row_of_zeros() -> None:
-    row = summary(RECORDS[-1:])
-    assert (row.frames, row.dropped, row.bytes, row.bpp, row.encode_s, row.latency_p95_s) == (1, 1, 0, 0.0, 0.0, 0.0)
-    assert row.timeline.delivered_frames == [0] * 60
-
-
-def test_no_record_at_all_has_a_row_too() -> None:
-    row = summary([])
-    assert (row.frames, row.delivered, row.energy_j) == (0, 0, 0.0)
-
-
-def test_latency_is_that_of_delivered_frames_only() -> None:
-    assert summary([RECORDS[3], RECORDS[4]]).latency_p50_s == 0.0
-
-
+GROUP = GroupRow(
+    group="weak",
+    vehicles=2,
+    frames=9,
+    bytes=900,
+    bpp=0.25,
+    delivered=5,
+    dropped_encoder_busy=1,
+    dropped_buffer_full=2,
+    dropped_skipped=0,
+    encode_gmac=1.5,
+    energy_j=20.0,
+    latency_mean_s=1.25,
+    points_used={"quality=10": 6},
+)
+UP = UploadRow(
+    codec="jpeg",
+    point="quality=10",
+    frames=9,
+    bytes=1300,
+    bpp=0.25,
+    psnr_db=31.5,
+    ms_ssim=0.9,
+    delivered=3,
+    late=1,
+    lost=1,
+    rejected=1,
+    dropped=2,
+    backlog=1,
+    duplicates=1,
+    vehicle_hours=0.5,
+    encode_gmac=0.024,
+    encode_s=0.25,
+    latency_p50_s=2.0,
+    latency_p95_s=2.9,
+    energy_j=16.0,
+    timeline=Timeline([0.0, 1.0], [0, 3], [0, 800]),
+    policy="fixed",
+    dropped_encoder_busy=1,
+    dropped_buffer_full=1,
+    dropped_skipped=0,
+    gmac_per_delivered_frame=0.008,
+    joules_per_delivered_frame=5.3,
+    latency_mean_s=2.0,
+    points_used={"quality=10": 8},
+    groups=[GROUP],
+)
 DOWN = DownstreamRow(
     codec="jpeg",
     point="quality=10",
@@ -127,9 +78,7 @@ DOWN = DownstreamRow(
     test_bpp=None,
 )
 ADAPTED = {"method": "cawf", "domain": "dusk", "bd_rate_target": -1.5}
-RESULTS = Results(
-    "smoke", 7, [summary(RECORDS)], [DOWN], [ADAPTED], ["jpeg delivered no frame"], {"collect": 1.5}, "Why? Größe"
-)
+RESULTS = Results("smoke", 7, [UP], [DOWN], [ADAPTED], ["jpeg delivered no frame"], {"collect": 1.5}, "Why? Größe")
 
 
 def test_the_digest_ignores_the_clock() -> None:
@@ -152,6 +101,8 @@ def other(value: Any) -> Any:
             return [*value[:-1], other(value[-1])]
         case dict():
             return {**value, "road": 0.75}
+        case GroupRow():
+            return replace(value, points_used=other(value.points_used))
         case Timeline():
             return replace(value, backlog_bytes=other(value.backlog_bytes))
         case None:

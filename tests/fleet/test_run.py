@@ -245,3 +245,52 @@ def test_interrupt_leaves_a_run_that_can_be_resumed(tmp_path: Path) -> None:
     assert child.returncode == 130, errors
     assert "--resume" in errors
     execute(tmp_path, *SMALLER, resume=True)
+
+
+MIXED = (
+    "fleet={groups: [{name: a, vehicles: 1, uplink: {kind: constant, rate_mbps: 0.02}, device: &d {encode_mpx_per_s: "
+    "{jpeg: 30, webp: 9}, encode_watts: 5, radio_joules_per_mbit: 1}}, "
+    "{name: b, vehicles: 1, uplink: {kind: two-state}, device: *d}]}",
+    "cameras.frames_per_vehicle=7",
+    "cameras.test_frames=2",
+    "codecs=[{name: jpeg, policies: [{kind: budget}, {kind: target-bpp, bpp: 0.9}]}, "
+    "{name: webp, points: [quality=9]}]",
+    "downstream.steps=2",
+    "downstream.seeds=[0]",
+    "downstream.setups=[CC]",
+)
+
+
+class _EndsEarly(LocalBackend):
+    """Is interrupted after some waves of segments."""
+
+    def __init__(self, waves: int) -> None:
+        self._waves = waves
+
+    def map(self, function: Callable[[Any], Any], items: Iterable[Any]) -> Iterator[Any]:
+        self._waves -= 1
+        if self._waves < 0:
+            raise KeyboardInterrupt
+        return super().map(function, items)
+
+
+def test_a_run_under_policies_is_the_same_after_an_interruption_within_its_drives(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = execute(tmp_path / "whole", *MIXED)
+    for module in ("vehicle", "collection"):
+        monkeypatch.setattr(f"roadbits.fleet.{module}.SEGMENT_FRAMES", 2)
+    with pytest.raises(KeyboardInterrupt):
+        Run(smoke(*MIXED), tmp_path / "cut", lambda: _EndsEarly(2), quiet=True).execute()
+    resumed = execute(tmp_path / "cut", *MIXED, resume=True)
+    assert resumed.digest == whole.digest
+    assert [(row.point, row.policy) for row in resumed.uploads] == [
+        ("budget", "budget"),
+        ("target-bpp=0.9", "target-bpp"),
+        ("quality=9", "fixed"),
+    ]
+    assert [[group.frames for group in row.groups] for row in resumed.uploads] == [[7, 7]] * 3
+    measured = {(row.point, row.setup): row.test_bpp for row in resumed.downstream}
+    assert set(measured) == {(row.point, "CC") for row in resumed.uploads}
+    assert measured["target-bpp=0.9", "CC"] == pytest.approx(0.9, rel=0.5)
+    assert len(resumed.uploads[0].points_used) > 1

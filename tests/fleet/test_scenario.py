@@ -7,6 +7,7 @@ import yaml
 
 from roadbits.codecs.catalogue import codec_named
 from roadbits.fleet.cameras.street import DOMAINS
+from roadbits.fleet.devices import ladder_of
 from roadbits.fleet.scenario import ConstantUplink, DataSetCameras, Scenario, StreetCameras, TwoStateUplink
 from roadbits.fleet.scenario_file import dump_scenario, load_scenario
 from roadbits.fleet.yaml_file import YamlFileError
@@ -72,7 +73,10 @@ def test_every_shipped_scenario_is_valid(path: Path, monkeypatch: pytest.MonkeyP
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
 def test_every_shipped_scenario_says_how_fast_its_codecs_are(path: Path) -> None:
     for scenario in load_scenario(path):
-        assert {choice.name for choice in scenario.codecs} <= set(scenario.fleet.device.encode_mpx_per_s)
+        for group in scenario.fleet.everyone:
+            for choice in scenario.codecs:
+                codec = codec_named(choice.name)
+                assert (ladder_of(group.device, codec, 240, 320).seconds > 0).all()
 
 
 def test_a_scenario_is_read_as_it_is_written(tmp_path: Path) -> None:
@@ -207,13 +211,13 @@ def test_a_point_has_one_spelling(tmp_path: Path) -> None:
 def test_without_points_the_ladder_is_taken(tmp_path: Path) -> None:
     (choice,) = one(tmp_path, edited(", points: [quality=10]", "")).codecs
     assert choice.points == ()
-    assert choice.chosen == codec_named("jpeg").points
+    assert choice.rules == codec_named("jpeg").points
 
 
 def test_a_codec_without_a_speed_is_refused(tmp_path: Path) -> None:
     text = edited("  - {name: jpeg, points: [quality=10]}", "  - {name: webp}\n  - {name: avif}")
     assert faults(tmp_path, text) == [
-        "run.yaml:1: fleet.device.encode_mpx_per_s says nothing of avif, webp: "
+        "run.yaml:1: fleet.device lacks encode_mpx_per_s of avif; encode_mpx_per_s of webp: "
         "how fast the vehicle encodes must be given"
     ]
 
@@ -450,3 +454,97 @@ def test_other_variables_and_the_home_folder_are_replaced_in_paths(
     monkeypatch.setenv("DRIVES", "tour")
     monkeypatch.setenv("HOME", "/home/me")
     assert data_set(tmp_path, "~/$DRIVES/camvid") == "/home/me/tour/camvid"
+
+
+POLICIES = "codecs=[{name: jpeg, points: [quality=5], policies: [%s]}]"
+
+
+def test_a_codec_has_fixed_points_then_policies_each_with_a_name_of_its_own(tmp_path: Path) -> None:
+    policies = (
+        "{kind: target-bpp, bpp: 0.2}, {kind: link}, {kind: link, latency_s: 5}, "
+        "{kind: budget, max_bpp: 1, joules_per_hour: 40.5}"
+    )
+    (choice,) = one(tmp_path, SMALL, POLICIES % policies).codecs
+    assert [str(rule) for rule in choice.rules] == [
+        *("quality=5", "target-bpp=0.2", "link", "link,latency_s=5", "budget,max_bpp=1,joules_per_hour=40.5")
+    ]
+    (alone,) = one(tmp_path, SMALL, "codecs=[{name: jpeg, policies: [{kind: link}]}]").codecs
+    assert [str(rule) for rule in alone.rules] == ["link"]
+
+
+@pytest.mark.parametrize(
+    ("policies", "expected"),
+    [
+        ("{kind: magic}", "codecs[0].policies[0].kind must be one of 'target-bpp', 'link', 'budget', got 'magic'"),
+        ("{kind: target-bpp}", "codecs[0].policies[0].bpp is missing"),
+        ("{kind: target-bpp, bpp: 0}", "codecs[0].policies[0].bpp input should be greater than 0, got 0"),
+        ("{kind: link}, {kind: link}", "codecs[0].policies names link more than once"),
+        ("{kind: link, latency_s: -1}", "codecs[0].policies[0].latency_s input should be greater than 0, got -1"),
+    ],
+)
+def test_a_bad_policy_is_refused(policies: str, expected: str, tmp_path: Path) -> None:
+    assert faults(tmp_path, SMALL, POLICIES % policies) == [f"--set: {expected}"]
+
+
+GROUPED = re.sub(
+    r"  vehicles: 2\n(.*)codecs:",
+    """\
+  groups:
+    - name: a
+      vehicles: 1
+      uplink: {kind: constant, rate_mbps: 1}
+      device: {encode_mpx_per_s: {jpeg: 30}, encode_watts: 5, radio_joules_per_mbit: 1}
+    - name: b
+      vehicles: 3
+      uplink: {kind: two-state}
+      device: {encode_mpx_per_s: {jpeg: 3}, encode_watts: 2, radio_joules_per_mbit: 1, duty: 0.5}
+codecs:""",
+    SMALL,
+    flags=re.DOTALL,
+)
+
+
+def test_a_fleet_may_have_groups_and_vehicles_are_numbered_through_them(tmp_path: Path) -> None:
+    fleet = one(tmp_path, GROUPED).fleet
+    assert fleet.num_vehicles == 4
+    assert [fleet.group_of(vehicle).name for vehicle in range(4)] == ["a", "b", "b", "b"]
+    assert fleet.group_of(3).device.duty == 0.5
+    for vehicle in (-1, 4):
+        with pytest.raises(ValueError, match=f"no vehicle {vehicle}: the fleet has 4"):
+            fleet.group_of(vehicle)
+
+
+def test_vehicles_that_are_all_alike_are_one_group(tmp_path: Path) -> None:
+    (everyone,) = one(tmp_path, SMALL).fleet.everyone
+    assert (everyone.name, everyone.vehicles, everyone.device.encode_mpx_per_s) == ("all", 2, {"jpeg": 30})
+
+
+@pytest.mark.parametrize(
+    ("setting", "expected"),
+    [
+        ("fleet.vehicles=3", "gives groups and also vehicles: each group has its own, leave those out"),
+        ("fleet.groups[1].name=a", "names a more than once"),
+        ("fleet.groups=[]", "lacks vehicles, uplink, device: give vehicles, uplink and device, or groups of them"),
+    ],
+)
+def test_a_fleet_is_alike_or_grouped(setting: str, expected: str, tmp_path: Path) -> None:
+    assert faults(tmp_path, GROUPED, setting)[0].endswith(f"fleet {expected}")
+
+
+def test_networks_without_a_device_s_numbers_are_refused(tmp_path: Path) -> None:
+    cae = "codecs=[{name: cae, points: [lambda=0.0067]}]"
+    assert faults(tmp_path, SMALL, cae, "fleet.device.gmac_per_s=3") == [
+        "run.yaml:1: fleet.device lacks joules_per_gmac for cae; memory_mb for cae: "
+        "how fast the vehicle encodes must be given"
+    ]
+    said = ("fleet.device.gmac_per_s=3", "fleet.device.joules_per_gmac=1", "fleet.device.memory_mb=100")
+    assert one(tmp_path, SMALL, cae, *said).fleet.everyone[0].device.gmac_per_s == 3
+    assert one(tmp_path, SMALL, cae, "fleet.device.encode_mpx_per_s.cae=2").codecs[0].name == "cae"
+    (fault,) = faults(tmp_path, GROUPED, cae)
+    assert fault.startswith("run.yaml:1: device of fleet group 'a' lacks gmac_per_s for cae; joules_per_gmac for cae")
+
+
+def test_a_grouped_scenario_with_policies_is_written_as_it_is_read(tmp_path: Path) -> None:
+    scenario = one(tmp_path, GROUPED, POLICIES % "{kind: budget, max_bpp: 1}")
+    (tmp_path / "again.yaml").write_text(dump_scenario(scenario))
+    assert load_scenario(tmp_path / "again.yaml") == [scenario]

@@ -13,12 +13,13 @@ from roadbits.codecs.codec import OperatingPoint
 from roadbits.fleet import vehicle
 from roadbits.fleet.collector import Collector
 from roadbits.fleet.links import link_for
-from roadbits.fleet.results import Quality, summarise
-from roadbits.fleet.scenario import CodecChoice, ConstantUplink, Device, Faults, Fleet, FolderCameras, Scenario
+from roadbits.fleet.rules import Budget, CodecChoice, Link, TargetBpp
+from roadbits.fleet.scenario import ConstantUplink, Device, Faults, Fleet, FolderCameras, Group, Scenario
 from roadbits.fleet.sources import train_source
 from roadbits.fleet.store import Store
+from roadbits.fleet.summary import Quality, summarise
 from roadbits.fleet.uplink import US_PER_S
-from roadbits.fleet.vehicle import Arm, ArmState, Segment, Upload, arms_of, drive, encode_seconds, frames_from
+from roadbits.fleet.vehicle import Arm, ArmState, Segment, Upload, arms_of, drive, frames_from, rules_of
 
 FRAMES, VEHICLES = 40, 2
 HEIGHT, WIDTH = 24, 32
@@ -90,7 +91,10 @@ def test_every_captured_frame_is_in_exactly_one_count_of_the_results(drives: Pat
     with Store(tmp_path / "s.sqlite") as store:
         for number in range(VEHICLES):
             Collector(store, words.fleet.deadline_s).receive(whole_drive(words, number), number, FRAMES, ())
-        rows = [summarise(arm, store.records(*vars(arm).values()), Quality(0, 0), 1, 1, 1) for arm in arms_of(words)]
+        rows = [
+            summarise(arm, rule, store.records(*vars(arm).values()), Quality(0, 0), 1, words.fleet)
+            for arm, rule in rules_of(words).items()
+        ]
     for row in rows:
         counts = (row.delivered, row.late, row.lost, row.rejected, row.dropped, row.backlog)
         assert sum(counts) == row.frames == VEHICLES * FRAMES
@@ -127,7 +131,7 @@ def test_what_the_link_carried_is_what_was_queued(drives: Path) -> None:
         queued = sum(upload.payload_bytes for upload in mine)
         idle_bits = mine[0].ready_us * 0.0005
         assert state.finished_bits == int(idle_bits) + 8 * queued
-        still = sum(size for _, size in state.in_flight)
+        still = sum(queued.payload_bytes for queued in state.in_flight)
         arrived = sum(u.payload_bytes for u in mine if u.arrival_us is not None and u.arrival_us <= mine[-1].ready_us)
         assert still + arrived == queued
 
@@ -319,12 +323,68 @@ def test_an_outage_delays_what_is_sent_in_it(drives: Path) -> None:
             assert after.arrival_us > before.arrival_us, "it waits behind what the outage held up"
 
 
-def test_a_codec_that_the_device_does_not_know_is_an_error() -> None:
-    assert encode_seconds(FAST, "webp", 1000, 2000) == 0.2
-    with pytest.raises(
-        ValueError, match=r"the device says nothing of avif: give fleet\.device\.encode_mpx_per_s\.avif"
-    ):
-        encode_seconds(FAST, "avif", 10, 10)
+def with_policies(drives: Path, **settings: Any) -> Scenario:
+    policies = (Link(kind="link"), Budget(kind="budget", max_bpp=8.0), TargetBpp(kind="target-bpp", bpp=6.0))
+    codecs = (CodecChoice(name="jpeg", points=("quality=80",), policies=policies),)
+    return scenario(drives, **settings).model_copy(update={"codecs": codecs})
+
+
+@pytest.mark.parametrize("length", [1, 7])
+def test_a_drive_under_policies_may_be_cut_anywhere(length: int, drives: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    words = with_policies(drives, **CROWDED)
+    monkeypatch.setattr(vehicle, "SEGMENT_FRAMES", FRAMES)
+    at_once = whole_drive(words, 1)
+    monkeypatch.setattr(vehicle, "SEGMENT_FRAMES", length)
+    assert whole_drive(words, 1) == at_once
+
+
+def test_every_encoded_frame_names_the_point_that_made_its_payload(drives: Path) -> None:
+    words = with_policies(drives, rate_mbps=0.008)
+    frames = list(train_source(words.cameras, words.seed, 0, VEHICLES))
+    points: dict[Arm, set[str]] = {arm: set() for arm in arms_of(words)}
+    for upload in whole_drive(words):
+        assert bool(upload.used_point) == (upload.reason not in ("encoder busy", "skipped"))
+        if upload.payload is not None:
+            point = OperatingPoint.parse(upload.used_point)
+            assert upload.payload == codec_named("jpeg").encode(frames[upload.index].image, point)
+            points[upload.arm].add(upload.used_point)
+    assert points[Arm("jpeg", "quality=80")] == {"quality=80"}
+    assert all(len(found) > 1 for arm, found in points.items() if arm.point != "quality=80")
+
+
+def test_a_policy_that_follows_the_link_delivers_what_a_fixed_point_leaves_waiting(drives: Path) -> None:
+    words = with_policies(drives, rate_mbps=0.005, deadline_s=6.0)
+    in_time = Counter(
+        upload.arm.point
+        for upload in whole_drive(words)
+        if upload.fate == "sent" and (upload.arrival_us or 0) - upload.captured_us <= 6 * US_PER_S
+    )
+    assert in_time["link"] > 1.2 * in_time["quality=80"]
+    assert in_time["budget,max_bpp=8"] > 1.2 * in_time["quality=80"]
+
+
+def test_a_device_rests_so_that_encoding_takes_no_more_than_its_duty(drives: Path) -> None:
+    """Check by hand: 0.4 s a frame, and at a duty of a quarter 1.2 s of rest: every frame but one in five is taken."""
+    words = {"encode_mpx_per_s": {"jpeg": 0.00192, "webp": 100}, "encode_watts": 0, "radio_joules_per_mbit": 0}
+    resting, tireless = (Device(**words, duty=duty) for duty in (0.25, 1.0))
+    slow = of_arm(whole_drive(scenario(drives, rate_mbps=10, device=resting)), Arm("jpeg", "quality=10"))
+    taken = [upload for upload in slow if upload.fate == "sent"]
+    assert len(taken) / FRAMES == pytest.approx(1 / 1.6, abs=0.03)
+    assert [upload.ready_us for upload in taken[:3]] == [400_000, 2_000_000, 3_600_000]
+    assert {upload.fate for upload in whole_drive(scenario(drives, rate_mbps=10, device=tireless))} == {"sent"}
+
+
+def test_vehicles_of_a_group_have_its_device_and_its_link(drives: Path) -> None:
+    slow = Device(encode_mpx_per_s={"jpeg": 0.00192, "webp": 1}, encode_watts=1, radio_joules_per_mbit=1)
+    links = [ConstantUplink(kind="constant", rate_mbps=rate) for rate in (0.05, 10.0)]
+    groups = (
+        Group(name="narrow", vehicles=1, uplink=links[0], device=FAST),
+        Group(name="weak", vehicles=1, uplink=links[1], device=slow),
+    )
+    words = scenario(drives).model_copy(update={"fleet": Fleet(groups=groups, drain_s=5.0)})
+    for number, (device, rate) in enumerate(((FAST, 0.05), (slow, 10.0))):
+        alone = scenario(drives, rate_mbps=rate, device=device)
+        assert whole_drive(words, number) == whole_drive(alone, number)
 
 
 def test_arms_are_every_codec_at_every_point_in_order(drives: Path) -> None:

@@ -385,4 +385,4 @@ def test_a_sound_hevc_body_of_a_larger_picture_is_refused_unallocated(textured: 
 
 @every_codec
 def test_a_legacy_codec_has_no_network_to_pay_for(codec: Codec) -> None:
-    assert codec.complexity(codec.points[0], 360, 480) == Complexity(0, 0, 0, 0)
+    assert codec.complexity(codec.points[0], 360, 480) == Complexity(0, 0, 0, 0, 0)

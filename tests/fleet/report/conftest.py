@@ -37,6 +37,15 @@ UPLOAD = UploadRow(
     latency_p95_s=3.5,
     energy_j=45.0,
     timeline=Timeline([0.0, 10.0, 20.0], [0, 40, 90], [0, 5000, 0]),
+    policy="fixed",
+    dropped_encoder_busy=2,
+    dropped_buffer_full=0,
+    dropped_skipped=0,
+    gmac_per_delivered_frame=0.0,
+    joules_per_delivered_frame=0.5,
+    latency_mean_s=1.0,
+    points_used={"quality=10": 98},
+    groups=[],
 )
 ARMS = (("jpeg", "quality=10", 0.25), ("jpeg", "quality=40", 0.75), ("webp", "quality=10", 0.2))
 

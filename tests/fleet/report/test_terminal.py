@@ -4,13 +4,17 @@ from dataclasses import replace
 from rich.console import Console
 
 from roadbits.fleet.report.terminal import print_results
-from roadbits.fleet.results import Results
+from roadbits.fleet.results import GroupRow, Results
 
 
 def _printed(results: Results) -> str:
     buffer = io.StringIO()
     print_results(results, Console(file=buffer, width=140))
     return buffer.getvalue()
+
+
+def group(name: str, delivered: int) -> GroupRow:
+    return GroupRow(name, 2, 10, 900, 0.25, delivered, 1, 0, 0, 5.0, 9.0, 1.25, {"quality=9": 4, "quality=30": 6})
 
 
 def _line(text: str, *words: str) -> str:
@@ -45,6 +49,13 @@ def test_an_arm_that_delivered_nothing_has_no_distortion(results: Results) -> No
     silent = replace(results.uploads[0], delivered=0, psnr_db=0.0, ms_ssim=0.0, bpp=0.0)
     text = _printed(replace(results, uploads=[silent], downstream=[]))
     assert _line(text, "jpeg").split() == ["jpeg", "quality=10", "–", "–", "–", "0/100"]
+
+
+def test_a_fleet_of_groups_has_a_column_of_deliveries_for_each(results: Results) -> None:
+    uploads = [replace(upload, groups=[group("weak", 7), group("strong", 9)]) for upload in results.uploads]
+    text = _printed(replace(results, uploads=uploads, downstream=[]))
+    assert _line(text, "codec").split()[-3:] == ["delivered", "weak", "strong"]
+    assert _line(text, "quality=40").split()[-3:] == ["90/100", "7/10", "9/10"]
 
 
 def test_names_are_not_read_as_rich_markup(results: Results) -> None:

@@ -1,5 +1,5 @@
 from roadbits.fleet.report.measured import Spread
-from roadbits.fleet.report.wording import number, points, spread
+from roadbits.fleet.report.wording import NONE, median_point, number, points, spread
 
 
 def test_numbers_have_a_true_minus_and_no_negative_zero() -> None:
@@ -15,3 +15,9 @@ def test_differences_are_signed_points_of_percent() -> None:
 def test_a_single_seed_has_no_range() -> None:
     assert spread(Spread({0: 0.5})) == "50.0"
     assert spread(Spread({0: 0.5, 1: 0.6})) == "55.0 ± 5.0"
+
+
+def test_the_median_point_is_that_of_the_median_frame() -> None:
+    assert median_point({"quality=9": 4, "quality=30": 2, "quality=70": 3}) == "quality=30"
+    assert median_point({"quality=9": 1}) == "quality=9"
+    assert median_point({}) == NONE

@@ -1,0 +1,173 @@
+"""From the records of a collection to the rows of the results.
+
+Not here: the rows themselves, their digest and file (`results`).
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from roadbits.codecs.catalogue import codec_named
+from roadbits.codecs.codec import OperatingPoint
+from roadbits.fleet.devices import encode_joules, radio_joules
+from roadbits.fleet.results import GroupRow, Timeline, UploadRow
+from roadbits.fleet.rules import Rule, TargetBpp
+from roadbits.fleet.scenario import Fleet, Group
+from roadbits.fleet.store import Record
+from roadbits.fleet.uplink import US_PER_S
+from roadbits.fleet.vehicle import BUFFER_FULL, ENCODER_BUSY, SKIPPED, Arm
+
+_TIMELINE_POINTS = 60
+_TARGET_TOLERANCE = 0.03
+
+
+@dataclass(frozen=True)
+class Quality:
+    """Mean distortion of an arm's delivered frames."""
+
+    psnr_db: float
+    ms_ssim: float
+
+
+def summarise(
+    arm: Arm, rule: Rule, records: Iterable[Record], quality: Quality, vehicle_hours: float, fleet: Fleet
+) -> UploadRow:
+    """Return the row of one arm; every captured frame is in exactly one of its counts.
+
+    Args:
+        arm: codec and operating point or policy.
+        rule: how it chose points.
+        records: of every captured frame.
+        quality: of what was delivered.
+        vehicle_hours: of driving.
+        fleet: whose devices tell the energy.
+    """
+    rows = list(records)
+    fates = Counter(row.verdict for row in rows)
+    reasons = Counter(row.reason for row in rows if row.verdict == "dropped")
+    travelled = [row for row in rows if row.verdict not in ("dropped", "backlog")]
+    encode_s = [row.encode_s for row in rows if row.encode_s]
+    latency = _latencies(rows) or [0.0]
+    groups = [
+        _group_row(arm, group, [row for row in rows if row.vehicle in numbers]) for group, numbers in _members(fleet)
+    ]
+    encode_gmac, energy_j = sum(row.encode_macs for row in rows) / 1e9, sum(row.energy_j for row in groups)
+    return UploadRow(
+        codec=arm.codec,
+        point=arm.point,
+        frames=len(rows),
+        bytes=sum(row.payload_bytes for row in travelled),
+        bpp=_bpp(travelled),
+        psnr_db=quality.psnr_db,
+        ms_ssim=quality.ms_ssim,
+        delivered=fates["delivered"],
+        late=fates["late"],
+        lost=fates["lost"],
+        rejected=fates["rejected"],
+        dropped=fates["dropped"],
+        backlog=fates["backlog"],
+        duplicates=sum(row.copies > 1 for row in travelled if row.verdict != "lost"),
+        vehicle_hours=vehicle_hours,
+        encode_gmac=encode_gmac,
+        encode_s=float(np.mean(encode_s)) if encode_s else 0.0,
+        latency_p50_s=float(np.percentile(latency, 50)),
+        latency_p95_s=float(np.percentile(latency, 95)),
+        energy_j=energy_j,
+        timeline=_timeline(rows),
+        policy="fixed" if isinstance(rule, OperatingPoint) else rule.kind,
+        dropped_encoder_busy=reasons[ENCODER_BUSY],
+        dropped_buffer_full=reasons[BUFFER_FULL],
+        dropped_skipped=reasons[SKIPPED],
+        gmac_per_delivered_frame=encode_gmac / max(1, fates["delivered"]),
+        joules_per_delivered_frame=energy_j / max(1, fates["delivered"]),
+        latency_mean_s=float(np.mean(latency)),
+        points_used=_points_used(arm, rows),
+        groups=groups if fleet.groups else [],
+    )
+
+
+def missed_target(rule: Rule, row: UploadRow) -> str:
+    """Return what to tell of an arm that did not hold its target rate; empty if it did, or has none."""
+    if not isinstance(rule, TargetBpp) or not row.bpp or abs(row.bpp / rule.bpp - 1) <= _TARGET_TOLERANCE:
+        return ""
+    used = max(row.points_used, key=lambda point: row.points_used[point])
+    return (
+        f"{row.codec}:{row.point} came to {row.bpp:.3g} bpp, most of its frames at {used}: "
+        "the target is beyond the codec, or the drives are too short to make up for their first frames"
+    )
+
+
+def _members(fleet: Fleet) -> Iterator[tuple[Group, range]]:
+    """Yield each group and its vehicles' numbers."""
+    first = 0
+    for group in fleet.everyone:
+        yield group, range(first, first + group.vehicles)
+        first += group.vehicles
+
+
+def _group_row(arm: Arm, group: Group, rows: Sequence[Record]) -> GroupRow:
+    travelled = [row for row in rows if row.verdict not in ("dropped", "backlog")]
+    reasons = Counter(row.reason for row in rows if row.verdict == "dropped")
+    sent_bytes = sum(row.payload_bytes for row in travelled)
+    seconds, macs = sum(row.encode_s for row in rows if row.encode_s), sum(row.encode_macs for row in rows)
+    encoding_j = encode_joules(group.device, codec_named(arm.codec), np.array([seconds]), np.array([macs]))
+    return GroupRow(
+        group=group.name,
+        vehicles=group.vehicles,
+        frames=len(rows),
+        bytes=sent_bytes,
+        bpp=_bpp(travelled),
+        delivered=sum(row.verdict == "delivered" for row in rows),
+        dropped_encoder_busy=reasons[ENCODER_BUSY],
+        dropped_buffer_full=reasons[BUFFER_FULL],
+        dropped_skipped=reasons[SKIPPED],
+        encode_gmac=macs / 1e9,
+        energy_j=float(encoding_j[0]) + radio_joules(group.device, sent_bytes),
+        latency_mean_s=float(np.mean(_latencies(rows) or [0.0])),
+        points_used=_points_used(arm, rows),
+    )
+
+
+def _bpp(travelled: Sequence[Record]) -> float:
+    """Return the rate of what travelled, retransmissions aside."""
+    once = sum(row.payload_bytes // max(1, row.copies) for row in travelled)
+    pixels = sum(row.height * row.width for row in travelled)
+    return 8 * once / pixels if pixels else 0.0
+
+
+def _latencies(rows: Sequence[Record]) -> list[float]:
+    """Return the seconds from capture to arrival of delivered frames."""
+    return [
+        (row.arrival_us - row.captured_us) / US_PER_S
+        for row in rows
+        if row.verdict == "delivered" and row.arrival_us is not None
+    ]
+
+
+def _points_used(arm: Arm, rows: Sequence[Record]) -> dict[str, int]:
+    """Return how many frames were encoded at each point, in the order of the codec's rates."""
+    used = Counter(row.used_point for row in rows if row.used_point)
+    ranks = {str(point): rank for rank, point in enumerate(codec_named(arm.codec).fine_points)}
+    return {point: used[point] for point in sorted(used, key=lambda point: (ranks.get(point, 0), point))}
+
+
+def _timeline(rows: Sequence[Record]) -> Timeline:
+    """Return deliveries and backlog at evenly spaced times until the last frame arrives or is queued.
+
+    What is still waiting then is the backlog that the closing links leave behind.
+    """
+    arrived = [row.arrival_us for row in rows if row.arrival_us is not None and row.verdict != "backlog"]
+    end_us = max([*arrived, *(row.ready_us for row in rows)], default=0)
+    at = np.linspace(0, end_us, _TIMELINE_POINTS)
+    arrivals = np.sort([row.arrival_us for row in rows if row.verdict == "delivered" and row.arrival_us is not None])
+    waiting = np.zeros(_TIMELINE_POINTS, np.int64)
+    for row in rows:
+        if row.arrival_us is not None:
+            waiting[(at >= row.ready_us) & (at < row.arrival_us)] += row.payload_bytes
+    return Timeline(
+        [round(float(time) / US_PER_S, 3) for time in at],
+        [int(count) for count in np.searchsorted(arrivals, at, side="right")],
+        [int(count) for count in waiting],
+    )
