@@ -49,12 +49,12 @@ def is_charged_by_macs(device: Device, codec: Codec) -> bool:
 
 
 def ladder_of(device: Device, codec: Codec, height: int, width: int, points: tuple[OperatingPoint, ...] = ()) -> Ladder:
-    """Return what points of a codec, all its fine points if none are given, cost a device for one frame.
+    """Return what points of a codec, all its points if none are given, cost a device for one frame.
 
     Raises:
         ValueError: if the device does not say how fast it is.
     """
-    points = points or codec.fine_points
+    points = points or codec.all_points
     costs = [codec.complexity(point, height, width) for point in points]
     macs = np.array([cost.encode_macs for cost in costs], np.int64)
     decode_macs = np.array([cost.decode_macs for cost in costs], np.int64)

@@ -6,7 +6,7 @@ returns a position on the ladder, or None to skip a frame that would come too la
 - `target-bpp` aims at a mean rate. The ladder's rates follow the frames by feedback on real bytes; what earlier frames
   took too much or too little is made up for by those after (a proportional and an integral part, on the logarithm of
   the rate; Xu, arXiv 2604.20104, controls an encoder's lambda so).
-- `link` takes the highest rate that its uplink carries in time, whatever encoding costs.
+- `link` takes the highest rate that its uplink carries in time.
 - `budget` takes the best quality that the uplink, the encoder's time and an allowance of energy permit. Quality is the
   PSNR that the vehicle measured itself on its first frame.
 
@@ -128,8 +128,8 @@ class TargetBpp:
     needs_quality = False
 
     def usable(self, ladder: Ladder, interval_s: float, duty: float) -> NDArray[np.bool_]:
-        """Return which points fit the memory."""
-        return ladder.fits
+        """Return the points of the widest network that the device can hold and run in time."""
+        return widest_in_time(ladder, interval_s, duty)
 
     def choose(self, expected: Expected, situation: Situation, account: Account) -> int | None:
         """Return the point nearest to the target, less what is to be made up for."""
@@ -152,8 +152,8 @@ class Link:
     needs_quality = False
 
     def usable(self, ladder: Ladder, interval_s: float, duty: float) -> NDArray[np.bool_]:
-        """Return which points fit the memory."""
-        return ladder.fits
+        """Return the points of the widest network that the device can hold and run in time."""
+        return widest_in_time(ladder, interval_s, duty)
 
     def choose(self, expected: Expected, situation: Situation, account: Account) -> int | None:
         """Return the point of the highest rate that arrives in time."""
@@ -198,6 +198,19 @@ class Budget:
     def charged(self, account: Account, bpp: float | None, joules: float) -> Account:
         """Return the account after a frame."""
         return Account(0.0, account.joules + joules)
+
+
+def widest_in_time(ladder: Ladder, interval_s: float, duty: float) -> NDArray[np.bool_]:
+    """Return the points (n,) of the widest network that fits the memory and the time between two frames.
+
+    If none is that fast, those of the narrowest that fits. Within one network rate and quality rise together, so a
+    policy that knows no quality can still choose among its points.
+    """
+    in_time = ladder.fits & (ladder.seconds <= interval_s * duty)
+    if in_time.any():
+        return in_time & (ladder.macs == ladder.macs[in_time].max())
+    narrowest = ladder.macs[ladder.fits].min() if ladder.fits.any() else -1
+    return ladder.fits & (ladder.macs == narrowest)
 
 
 def policy_of(rule: words.TargetBpp | words.Link | words.Budget, deadline_s: float) -> Policy:

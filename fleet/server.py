@@ -148,7 +148,7 @@ class Server:
         fixed = self._plan.fixed_point(arm)
         if fixed is not None:
             return [fixed] * count
-        fine = codec_named(arm.codec).fine_points
+        fine = codec_named(arm.codec).all_points
         used = Counter(record.used_point for record in self._store.records(arm.codec, arm.point))
         ranked = [point for point in fine for _ in range(used[str(point)])] or [fine[0]]
         return [ranked[int(len(ranked) * (k * _GOLDEN % 1))] for k in range(count)]

@@ -149,7 +149,7 @@ def _latencies(rows: Sequence[Record]) -> list[float]:
 def _points_used(arm: Arm, rows: Sequence[Record]) -> dict[str, int]:
     """Return how many frames were encoded at each point, in the order of the codec's rates."""
     used = Counter(row.used_point for row in rows if row.used_point)
-    ranks = {str(point): rank for rank, point in enumerate(codec_named(arm.codec).fine_points)}
+    ranks = {str(point): rank for rank, point in enumerate(codec_named(arm.codec).all_points)}
     return {point: used[point] for point in sorted(used, key=lambda point: (ranks.get(point, 0), point))}
 
 

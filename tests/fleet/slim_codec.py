@@ -24,6 +24,10 @@ class SlimCodec:
         return tuple(OperatingPoint.of(width=width, step=step) for step in STEPS for width in WIDTHS)
 
     @property
+    def all_points(self) -> tuple[OperatingPoint, ...]:
+        return self.fine_points
+
+    @property
     def points(self) -> tuple[OperatingPoint, ...]:
         return self.fine_points[:: len(WIDTHS)]
 

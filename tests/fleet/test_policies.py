@@ -111,12 +111,14 @@ def test_a_mean_power_comes_out_as_allowed() -> None:
     assert sum(spent[200:]) / 200 == pytest.approx(2.2, rel=0.05)
 
 
-def test_a_budget_uses_what_can_be_encoded_between_two_frames_and_the_others_what_fits() -> None:
+def test_a_budget_uses_all_that_can_be_encoded_between_two_frames_and_the_others_the_widest_of_it() -> None:
     device = Device(encode_watts=5, radio_joules_per_mbit=1, gmac_per_s=0.1, joules_per_gmac=1, memory_mb=8.0, duty=0.5)
     # 9216 and 2304 MAC a pixel, 1.84 and 0.46 s; 192 does not fit 8 MB.
     ladder = ladder_of(device, SlimCodec(), 100, 200)
-    assert LINK.usable(ladder, 1.0, 0.5).tolist() == [False, True, True] * 5
-    assert TargetBpp(1).usable(ladder, 1.0, 0.5).tolist() == [False, True, True] * 5
+    for policy in (LINK, TargetBpp(1)):
+        assert policy.usable(ladder, 1.0, 0.5).tolist() == [False, False, True] * 5
+        assert policy.usable(ladder, 4.0, 0.5).tolist() == [False, True, False] * 5
+        assert policy.usable(ladder, 0.001, 0.5).tolist() == [False, False, True] * 5
     assert BUDGET.usable(ladder, 1.0, 0.5).tolist() == [False, False, True] * 5
     assert BUDGET.usable(ladder, 4.0, 0.5).tolist() == [False, True, True] * 5
 
