@@ -64,6 +64,22 @@ class RateQuality:
     rates: Sequence[float]
     qualities: Sequence[float]
 
+    def within(self, lowest: float, highest: float) -> "RateQuality":
+        """Return the curve's hull between two rates, its ends interpolated where they lie inside the measured rates.
+
+        Raises:
+            ValueError: if the curve does not reach into that range, or is no curve.
+        """
+        x, y = _hull(self)
+        low, high = max(x[0], np.log(lowest)), min(x[-1], np.log(highest))
+        if low >= high:
+            measured = f"{np.exp(x[0]):.3g} to {np.exp(x[-1]):.3g}"
+            raise ValueError(f"expected rates within {lowest:g} to {highest:g} bpp, the curve has {measured}")
+        inside = (x > low) & (x < high)
+        ends = _pchip(x, y, np.array([low, high]))
+        rates = np.exp(np.concatenate(([low], x[inside], [high])))
+        return RateQuality(rates.tolist(), [float(ends[0]), *y[inside].tolist(), float(ends[1])])
+
 
 @dataclass(frozen=True)
 class BdRate:

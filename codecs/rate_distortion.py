@@ -68,11 +68,20 @@ def measure_all(
     return points
 
 
-def bd_rates(points: Sequence[RdPoint]) -> dict[str, BdRate]:
-    """Return the BD-rate over PSNR of each codec against each other one, keyed `A vs B`; needs two points of each."""
+def bd_rates(points: Sequence[RdPoint], bpp_range: tuple[float, float] | None = None) -> dict[str, BdRate]:
+    """Return the BD-rate over PSNR of each codec against each other one, keyed `A vs B`; needs two points of each.
+
+    Args:
+        points: of all codecs.
+        bpp_range: take only what curves do between these rates; codecs without rates there are left out.
+    """
     curves = {}
     for name in dict.fromkeys(point.codec for point in points):
         mine = [point for point in points if point.codec == name]
         if len(mine) > 1:
-            curves[name] = RateQuality([each.bpp for each in mine], [each.psnr_db for each in mine])
+            curve = RateQuality([each.bpp for each in mine], [each.psnr_db for each in mine])
+            try:
+                curves[name] = curve.within(*bpp_range) if bpp_range else curve
+            except ValueError:
+                continue
     return {f"{a} vs {b}": bd_rate(curves[a], curves[b]) for a in curves for b in curves if a != b}

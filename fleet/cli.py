@@ -8,6 +8,7 @@ Not here: any work; heavy imports wait until a command needs them.
 
 import functools
 import json
+import math
 import signal
 import sys
 import threading
@@ -303,9 +304,16 @@ def decode(payload: Path, image: Path, codec_name: str | None) -> None:
 @click.option("--html", "page", type=click.Path(path_type=Path, dir_okay=False), help="Draw the curves here.")
 @click.option("--max-images", type=click.IntRange(min=1), help="Measure on that many images, evenly spaced.")
 @click.option("--timing", is_flag=True, help="Also time the middle point of each codec on 1 and 2 threads.")
+@click.option("--bpp-range", type=(float, float), help="Take BD-rates between these two rates only, as in 0.1 0.8.")
 @_exit_codes
 def rd(
-    images: Path, names: str, json_file: Path | None, page: Path | None, max_images: int | None, timing: bool
+    images: Path,
+    names: str,
+    json_file: Path | None,
+    page: Path | None,
+    max_images: int | None,
+    timing: bool,
+    bpp_range: tuple[float, float] | None,
 ) -> None:
     """Measure rate and distortion on real bytes, and BD-rates."""
     from rich.console import Console
@@ -322,6 +330,8 @@ def rd(
         codecs = [codec_named(name.strip()) for name in names.split(",")]
     except ValueError as error:
         raise click.UsageError(str(error)) from error
+    if bpp_range and not 0 < bpp_range[0] < bpp_range[1] < math.inf:
+        raise click.UsageError(f"--bpp-range must be two rising rates above 0, got {bpp_range[0]} {bpp_range[1]}")
     files = list_images(images)
     if max_images and len(files) > max_images:
         files = [files[k * len(files) // max_images] for k in range(max_images)]
@@ -340,9 +350,9 @@ def rd(
         ]
     except ValueError as error:
         raise ImageFileError(f"{images}: a codec cannot take one of the images: {error}") from error
-    rates = bd_rates(points)
+    rates = bd_rates(points, bpp_range)
     console = Console(width=None if sys.stdout.isatty() else 120)
-    print_rd(points, rates, console)
+    print_rd(points, rates, console, bpp_range)
     if timing:
         print_timings(timings, console)
     if json_file:

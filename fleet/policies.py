@@ -206,11 +206,13 @@ def widest_in_time(ladder: Ladder, interval_s: float, duty: float) -> NDArray[np
     If none is that fast, those of the narrowest that fits. Within one network rate and quality rise together, so a
     policy that knows no quality can still choose among its points.
     """
-    in_time = ladder.fits & (ladder.seconds <= interval_s * duty)
-    if in_time.any():
-        return in_time & (ladder.macs == ladder.macs[in_time].max())
-    narrowest = ladder.macs[ladder.fits].min() if ladder.fits.any() else -1
-    return ladder.fits & (ladder.macs == narrowest)
+    in_time: NDArray[np.bool_] = ladder.fits & (ladder.seconds <= interval_s * duty)
+    among = in_time if in_time.any() else ladder.fits
+    if not among.any():
+        return among
+    macs = ladder.macs[among].max() if in_time.any() else ladder.macs[among].min()
+    chosen: NDArray[np.bool_] = among & (ladder.macs == macs)
+    return chosen
 
 
 def policy_of(rule: words.TargetBpp | words.Link | words.Budget, deadline_s: float) -> Policy:

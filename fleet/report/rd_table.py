@@ -15,8 +15,13 @@ from roadbits.codecs.rate_distortion import RdPoint
 from roadbits.codecs.timing import SECTIONS, Timing
 
 
-def print_rd(points: Sequence[RdPoint], rates: Mapping[str, BdRate], console: Console) -> None:
-    """Print the points and a square of BD-rates."""
+def print_rd(
+    points: Sequence[RdPoint],
+    rates: Mapping[str, BdRate],
+    console: Console,
+    bpp_range: tuple[float, float] | None = None,
+) -> None:
+    """Print the points and a square of BD-rates, which were taken in a range of rates or over all."""
     table = Table("codec", "point", box=None, header_style="bold")
     for column in ("bpp", "PSNR dB", "MS-SSIM", "encode ms", "decode ms"):
         table.add_column(column, justify="right")
@@ -33,7 +38,9 @@ def print_rd(points: Sequence[RdPoint], rates: Mapping[str, BdRate], console: Co
     console.print(table)
     if rates:
         console.print(_square(rates))
-        console.print("mean rate at equal PSNR, row against column, over the shared PSNR range", style="dim")
+        between = f" between {bpp_range[0]:g} and {bpp_range[1]:g} bpp" if bpp_range else ""
+        told = f"mean rate at equal PSNR, row against column, over the shared PSNR range{between}"
+        console.print(told, style="dim")
 
 
 def print_timings(timings: Sequence[Timing], console: Console) -> None:

@@ -167,3 +167,13 @@ def test_the_interpolation_is_monotone_cubic() -> None:
     # Pinned from scipy 1.x: PchipInterpolator over each curve, integrated exactly; ours sums 1000 trapezoids.
     reference = RateQuality([0.12, 0.5, 1.0, 1.9], [29.0, 33.0, 37.5, 37.7])
     assert bd_rate(FIVE, reference).percent == pytest.approx(-15.427227531538424, abs=1e-3)
+
+
+def test_a_curve_is_cut_to_a_range_of_rates() -> None:
+    curve = RateQuality([0.1, 0.2, 0.4, 0.8], [20.0, 23.0, 26.0, 29.0])
+    cut = curve.within(0.1 * 2**0.5, 0.5)
+    assert cut.rates == pytest.approx([0.1 * 2**0.5, 0.2, 0.4, 0.5])
+    assert cut.qualities == pytest.approx([21.5, 23.0, 26.0, 26.0 + 3 * np.log2(1.25)])
+    assert curve.within(0.01, 100).rates == pytest.approx(curve.rates)
+    with pytest.raises(ValueError, match=r"within 1 to 2 bpp, the curve has 0.1 to 0.8"):
+        curve.within(1, 2)

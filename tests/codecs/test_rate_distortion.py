@@ -62,3 +62,16 @@ def test_bd_rates_compare_each_codec_with_each_other_one() -> None:
 def test_bd_rates_of_one_codec_are_none_at_all() -> None:
     assert bd_rates([point("a", 1, 30), point("a", 2, 31)]) == {}
     assert bd_rates([]) == {}
+
+
+def test_bd_rates_can_be_taken_between_two_rates() -> None:
+    # Half the rate up to 30 dB, twice the rate from there on.
+    a = [point("a", bits, quality) for bits, quality in ((0.1, 20), (1, 30), (8, 31))]
+    b = [point("b", bits, quality) for bits, quality in ((0.2, 20), (2, 30), (4, 31))]
+    far = [point("far", 20, 40), point("far", 30, 41)]
+    rates = bd_rates([*a, *b, *far], (0.1, 1.0))
+    assert list(rates) == ["a vs b", "b vs a"]
+    assert rates["a vs b"].percent == pytest.approx(-50, abs=1)
+    whole = bd_rates([*a, *b])["a vs b"].percent
+    assert whole is not None
+    assert whole > -49
