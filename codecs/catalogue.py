@@ -60,8 +60,8 @@ def codec_named(name: str) -> Codec:
     if kind not in NEURAL_NAMES or bool(colon) != bool(file):
         ready = (*(codec.name for codec in LEGACY_CODECS), *shipped_names())
         raise ValueError(
-            f"no codec {name!r}: choose from {', '.join(ready)}, or for weights of your own from "
-            f"{', '.join(f'{neural}:FILE' for neural in NEURAL_NAMES)}"
+            f"no codec {name!r}: choose from {', '.join(ready)}, "
+            f"or NAME:FILE for weights of your own, of {', '.join(NEURAL_NAMES)}"
         )
     path = Path(file) if file else _shipped_weights(kind)
     if not file and not path.is_file():

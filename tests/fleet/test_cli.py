@@ -106,7 +106,8 @@ class TestBadScenario:
         assert message.splitlines() == [
             "roadbits: --set: fleet.vehicles input should be greater than or equal to 1, got 0",
             "mine.yaml:4: codecs[0].name no codec 'jpg': choose from jpeg, jpeg2000, webp, avif, hevc-intra, "
-            "cae, hyperprior, or cae:FILE or hyperprior:FILE for weights of your own",
+            "cae, hyperprior, or NAME:FILE for weights of your own, of cae, hyperprior, scaling, mae, "
+            "conditional, gain, slimcae, slimhyperprior",
             "mine.yaml:5: sed is no key of a scenario; did you mean seed?",
         ]
 
