@@ -8,7 +8,7 @@ Not here: the codecs themselves.
 """
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from roadbits.codecs.bitstream import BitstreamError, CodecId, unpack
@@ -105,16 +105,26 @@ def codec_of(payload: bytes, further: Sequence[Codec] = ()) -> Codec:
     container = unpack(payload)
     if container.codec_id in _LEGACY_IDS:
         return _LEGACY_IDS[container.codec_id]
-    known = [codec for codec in (*further, *map(codec_named, shipped_names())) if isinstance(codec, NeuralCodec)]
-    for codec in known:
+    kind = container.codec_id.name.lower()
+    known = []
+    for codec in _neural_codecs(kind, further):
         if codec.accepts(container):
             return codec
-    kind = container.codec_id.name.lower()
+        known.append(codec)
     here = ", ".join(f"{codec.name} {codec.model_hash.hex()}" for codec in known) or "none"
     raise BitstreamError(
         f"payload needs the {kind} model {container.model_hash.hex()}, known here: {here}; "
         f"name its weights as {kind}:FILE"
     )
+
+
+def _neural_codecs(kind: str, further: Sequence[Codec]) -> Iterator[NeuralCodec]:
+    """Yield neural codecs, shipped ones of a payload's kind before those whose weights need not be read for it."""
+    yield from (codec for codec in further if isinstance(codec, NeuralCodec))
+    for name in sorted(shipped_names(), key=lambda name: not name.endswith(kind)):
+        codec = codec_named(name)
+        assert isinstance(codec, NeuralCodec)
+        yield codec
 
 
 def decode(payload: bytes, further: Sequence[Codec] = ()) -> Image:
