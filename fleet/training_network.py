@@ -102,7 +102,7 @@ def identity_of(words: StillCodecTraining, digests: Sequence[str]) -> dict[str, 
         digests: of the pixels of each source of crops.
     """
     identity: dict[str, object] = {f"codec.{key}": value for key, value in words.codec.model_dump().items()}
-    identity["busiest_of"] = words.busiest_of
+    identity |= {"busiest_of": words.busiest_of, "decimated": words.decimated}
     for number, (source, digest) in enumerate(zip(words.data, digests, strict=True)):
         identity |= {f"data[{number}].weight": source.weight, f"data[{number}].digest": digest}
     return identity

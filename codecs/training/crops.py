@@ -112,7 +112,13 @@ class CropSampler:
     """
 
     def __init__(
-        self, caches: Sequence[ImageCache], weights: Sequence[float], size: int, seed: int, busiest_of: int = 1
+        self,
+        caches: Sequence[ImageCache],
+        weights: Sequence[float],
+        size: int,
+        seed: int,
+        busiest_of: int = 1,
+        decimated: float = 0.0,
     ) -> None:
         """Choose a cache by weight and an image within it by the root of its area.
 
@@ -124,11 +130,15 @@ class CropSampler:
             busiest_of: draw that many crops and take the one with the strongest gradients. Photographs are calmer than
                 the view from a car: at JPEG quality 20 their crops take .33 to .5 bpp, frames of CamVid and KITTI
                 .57 and .71.
+            decimated: share of crops that are every second pixel of a part of twice the size, where the image has as
+                much. Data sets that were resized without a filter look so: between .4 and .5 cycles per pixel frames of
+                CamVid have 5.6 dB more power than photographs that were reduced with one.
 
         Raises:
             TrainingDataError: if a cache has no image of at least `size` pixels a side.
         """
         self._caches, self._size, self._seed, self._busiest_of = caches, size, seed, busiest_of
+        self._decimated = decimated
         self._weights = np.asarray(weights, dtype=np.float64) / sum(weights)
         self._chances = []
         for number, cache in enumerate(caches):
@@ -144,13 +154,16 @@ class CropSampler:
 
     def _crop(self, rng: np.random.Generator) -> Image:
         source = int(rng.choice(len(self._caches), p=self._weights))
-        crop = max((self._cut(rng, source, self._size) for _ in range(self._busiest_of)), key=_busyness)
+        step = 2 if self._decimated and rng.random() < self._decimated else 1
+        crop = max((self._cut(rng, source, self._size, step) for _ in range(self._busiest_of)), key=_busyness)
         return crop[:, ::-1] if rng.random() < 0.5 else crop
 
-    def _cut(self, rng: np.random.Generator, source: int, size: int) -> Image:
-        """Return a crop of one source, as much of `size` as the image has."""
+    def _cut(self, rng: np.random.Generator, source: int, size: int, step: int = 1) -> Image:
+        """Return a crop of one source, as much of `size` as the image has, of every `step`th pixel if it has enough."""
         cache = self._caches[source]
         image = cache.image(rng.choice(len(cache), p=self._chances[source]))
+        if min(image.shape[:2]) >= step * size:
+            image = image[::step, ::step]
         height, width = (min(size, side) for side in image.shape[:2])
         top, left = (rng.integers(side - cut + 1) for side, cut in zip(image.shape[:2], (height, width), strict=True))
         return image[top : top + height, left : left + width]

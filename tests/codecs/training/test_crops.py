@@ -137,6 +137,31 @@ def test_the_busiest_of_several_crops_is_taken(tmp_path: Path) -> None:
     assert quiet[1] == pytest.approx(0.44**3, abs=0.06)
 
 
+def test_a_decimated_crop_is_every_second_pixel_of_a_large_enough_image(tmp_path: Path) -> None:
+    # Even pixels tell their place, odd ones are black.
+    y, x = np.mgrid[:128, :160]
+    image = np.stack([y, x, np.full_like(y, 7)], axis=2).astype(np.uint8)
+    image[1::2] = image[:, 1::2] = 0
+    ImageCache.write(tmp_path / "large.bin", [image])
+    large = CropSampler([ImageCache.open(tmp_path / "large.bin")], [1.0], 48, seed=0, decimated=1.0)
+    for crop in large.batch(0, 8).transpose(0, 2, 3, 1):
+        assert (crop[..., 2] == 7).all()
+        assert (np.diff(crop[..., 0].astype(int), axis=0) == 2).all()
+    ImageCache.write(tmp_path / "small.bin", [image[:95, :160]])
+    small = CropSampler([ImageCache.open(tmp_path / "small.bin")], [1.0], 48, seed=0, decimated=1.0)
+    assert (small.batch(0, 8)[:, 2] == 0).any()
+
+
+def test_a_share_of_the_crops_is_decimated(tmp_path: Path) -> None:
+    image = np.zeros((128, 160, 3), np.uint8)
+    image[::2, ::2] = 7
+    ImageCache.write(tmp_path / "images.bin", [image])
+    sampler = CropSampler([ImageCache.open(tmp_path / "images.bin")], [1.0], 48, seed=0, decimated=0.3)
+    batch = sampler.batch(0, 400)
+    share = (batch == 7).all(axis=(1, 2, 3)).mean()
+    assert 0.2 < share < 0.4
+
+
 def test_a_source_whose_images_are_all_too_small_is_refused(tmp_path: Path) -> None:
     caches = [cached(tmp_path / "a.bin", coded(100, 100)), cached(tmp_path / "b.bin", coded(63, 200))]
     with pytest.raises(TrainingDataError, match="source 1 has no image of at least 64 x 64"):
