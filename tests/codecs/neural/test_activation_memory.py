@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from roadbits.codecs.catalogue import NEURAL_NAMES, codec_named
+from roadbits.codecs.catalogue import codec_named, shipped_names
 from roadbits.codecs.codec import Image
 from roadbits.codecs.integer import ExactLayer, ExactTransform, Shape
 from roadbits.codecs.neural.model_file import FrozenModel
@@ -72,7 +72,7 @@ def test_an_encode_takes_the_memory_it_says(model: FrozenModel, textured: Callab
     _check(NeuralStill(model.description.architecture, model), textured(128, 192))
 
 
-@pytest.mark.parametrize("name", NEURAL_NAMES)
+@pytest.mark.parametrize("name", shipped_names())
 def test_an_encode_with_shipped_weights_takes_the_memory_it_says(name: str, textured: Callable[..., Image]) -> None:
     codec = codec_named(name)
     assert isinstance(codec, NeuralStill)
