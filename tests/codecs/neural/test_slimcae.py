@@ -81,7 +81,7 @@ def test_a_width_taken_out_of_training_makes_payloads_like_any_model(
     with torch.no_grad():
         alone.gain.log_gain.add_(3)
         alone.gain.log_inverse.sub_(3)
-    codec = NeuralStill("cae", freeze(alone, lambdas, [textured(64, 96)], steps=0))
+    codec = NeuralStill("cae", freeze(alone, [textured(64, 96)], steps=0))
     image = textured(48, 70, seed=1)
     payload = codec.encode(image, codec.points[-1])
     assert codec.decode(payload).shape == image.shape
