@@ -224,10 +224,12 @@ class WeightedImages(_Part):
 
     Attributes:
         weight: its share of the crops, relative to the others'.
+        decimated: share of its crops that are every second pixel of a part of twice the size; see `CropSampler`.
         images: where they are cut from.
     """
 
     weight: Positive
+    decimated: Share = 0.0
     images: Images
 
 
@@ -256,7 +258,6 @@ class StillCodecTraining(_Part):
         lambdas: of the rate levels, rising.
         checkpoint_every: steps.
         busiest_of: crops are drawn that many at a time, and the one with the strongest gradients is taken.
-        decimated: share of crops that are every second pixel of a part of twice the size; see `CropSampler`.
         start_from: a checkpoint of the same network to take first weights from; only weights, no moments. Bottleneck
             scaling needs one, of a training of the same codec for its highest lambda alone.
         data: sources of crops.
@@ -278,7 +279,6 @@ class StillCodecTraining(_Part):
     seed: Seed = 0
     checkpoint_every: Count = 500
     busiest_of: Annotated[int, Field(ge=1, le=64)] = 1
-    decimated: Share = 0.0
     start_from: FolderPath | None = None
     data: tuple[WeightedImages, ...] = Field(strict=False, min_length=1)
     validation: Validation

@@ -102,7 +102,8 @@ def identity_of(words: StillCodecTraining, digests: Sequence[str]) -> dict[str, 
         digests: of the pixels of each source of crops.
     """
     identity: dict[str, object] = {f"codec.{key}": value for key, value in words.codec.model_dump().items()}
-    identity |= {"busiest_of": words.busiest_of, "decimated": words.decimated}
+    identity["busiest_of"] = words.busiest_of
     for number, (source, digest) in enumerate(zip(words.data, digests, strict=True)):
-        identity |= {f"data[{number}].weight": source.weight, f"data[{number}].digest": digest}
+        told = {"weight": source.weight, "decimated": source.decimated, "digest": digest}
+        identity |= {f"data[{number}].{name}": value for name, value in told.items()}
     return identity

@@ -69,8 +69,8 @@ class TrainingRun:
             opened = [open_cache(images, caches, self._display) for images in train_on]
             held_out = [open_cache(images, caches, self._display) for images in validate_on]
             weights = [source.weight for source in self._words.data]
-            words = self._words
-            crops = CropSampler(opened, weights, words.crop, words.seed, words.busiest_of, words.decimated)
+            words, decimated = self._words, [source.decimated for source in self._words.data]
+            crops = CropSampler(opened, weights, words.crop, words.seed, words.busiest_of, decimated)
             network = build_network(self._words)
             training = training_of(network, self._words, crops, [cache.digest() for cache in opened])
             if self._checkpoint.exists():

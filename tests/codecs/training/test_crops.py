@@ -143,12 +143,12 @@ def test_a_decimated_crop_is_every_second_pixel_of_a_large_enough_image(tmp_path
     image = np.stack([y, x, np.full_like(y, 7)], axis=2).astype(np.uint8)
     image[1::2] = image[:, 1::2] = 0
     ImageCache.write(tmp_path / "large.bin", [image])
-    large = CropSampler([ImageCache.open(tmp_path / "large.bin")], [1.0], 48, seed=0, decimated=1.0)
+    large = CropSampler([ImageCache.open(tmp_path / "large.bin")], [1.0], 48, seed=0, decimated=[1.0])
     for crop in large.batch(0, 8).transpose(0, 2, 3, 1):
         assert (crop[..., 2] == 7).all()
         assert (np.diff(crop[..., 0].astype(int), axis=0) == 2).all()
     ImageCache.write(tmp_path / "small.bin", [image[:95, :160]])
-    small = CropSampler([ImageCache.open(tmp_path / "small.bin")], [1.0], 48, seed=0, decimated=1.0)
+    small = CropSampler([ImageCache.open(tmp_path / "small.bin")], [1.0], 48, seed=0, decimated=[1.0])
     assert (small.batch(0, 8)[:, 2] == 0).any()
 
 
@@ -156,7 +156,7 @@ def test_a_share_of_the_crops_is_decimated(tmp_path: Path) -> None:
     image = np.zeros((128, 160, 3), np.uint8)
     image[::2, ::2] = 7
     ImageCache.write(tmp_path / "images.bin", [image])
-    sampler = CropSampler([ImageCache.open(tmp_path / "images.bin")], [1.0], 48, seed=0, decimated=0.3)
+    sampler = CropSampler([ImageCache.open(tmp_path / "images.bin")], [1.0], 48, seed=0, decimated=[0.3])
     batch = sampler.batch(0, 400)
     share = (batch == 7).all(axis=(1, 2, 3)).mean()
     assert 0.2 < share < 0.4
