@@ -124,8 +124,10 @@ class TrainingRun:
                 self._schedule_lambdas(training, validation, interrupts, words.lambda_schedule, steps)
             progress = steps(words.steps)
         training.save(self._checkpoint)
-        if not self._is_frozen(training.step):
+        frozen = self._is_frozen(training.step)
+        if not frozen:
             self._validate(training.step, validation, progress, interrupts)
+        if progress is not None or not frozen:
             cost = validation.cost_of_exactness(load_model(self._model))
             self._display.event("exactness", step=training.step, cost_percent=cost)
             if cost is not None:

@@ -113,6 +113,7 @@ def test_a_training_ends_with_a_model_that_codes_real_bytes(codec: str) -> None:
     image = np.asarray(PIL.Image.open("held-out/0.png"))[16:80, 32:96]
     rows = events("trainings/tiny", "validation")
     assert [row["step"] for row in rows] == [6, 12]
+    assert [row["step"] for row in events("trainings/tiny", "exactness")] == [12]
     last = rows[-1]["points"]
     assert [point["point"] for point in last] == ["lambda=0.002", "lambda=0.05"]
     for point, logged in zip(still.points, last, strict=True):
