@@ -21,11 +21,9 @@ from roadbits.codecs.neural.slim_still import SlimStill
 from roadbits.codecs.neural.still import NeuralStill
 
 LEGACY_CODECS: tuple[Codec, ...] = (JPEG, JPEG2000, WEBP, AVIF, HEVC_INTRA)
-NEURAL_NAMES: tuple[str, ...] = (
-    *("cae", "hyperprior", "scaling", "mae", "conditional", "gain", "slimcae", "slimhyperprior"),
-)
+NEURAL_NAMES = ("cae", "hyperprior", "scaling", "mae", "conditional", "gain", "slimcae", "slimhyperprior")
 WEIGHTS = Path(__file__).parent / "weights"
-_SLIM = {"slimcae": "cae", "slimhyperprior": "hyperprior"}
+_SLIM_NAMES = {"cae": "slimcae", "hyperprior": "slimhyperprior"}
 _LEGACY_IDS = dict(
     zip((CodecId.JPEG, CodecId.JPEG2000, CodecId.WEBP, CodecId.AVIF, CodecId.HEVC_INTRA), LEGACY_CODECS, strict=True)
 )
@@ -82,7 +80,7 @@ def _neural(name: str, kind: str, path: Path, modified_ns: int, size: int) -> Ne
     """
     model = load_model(path)
     if isinstance(model, SlimModel):
-        slim = next(slim for slim, plain in _SLIM.items() if plain == model.models[0].description.architecture)
+        slim = _SLIM_NAMES[model.models[0].description.architecture]
         if kind != slim:
             raise ModelFileError(f"the weights in {path} are of {slim}")
         return SlimStill(name, model)

@@ -54,7 +54,33 @@ class _Part(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
-class CaeCodec(_Part):
+class _OverCae(_Part):
+    """What codecs of the CAE's transforms have in common."""
+
+    @property
+    def stride(self) -> int:
+        """Return what the side of a crop must be a multiple of."""
+        return cae.STRIDE
+
+
+class _OverHyperprior(_Part):
+    """What hyperpriors have in common.
+
+    Attributes:
+        layers: of each transform.
+        means: predict means beside scales.
+    """
+
+    layers: Literal[3, 4] = 3
+    means: bool = True
+
+    @property
+    def stride(self) -> int:
+        """Return what the side of a crop must be a multiple of."""
+        return hyperprior.STRIDE
+
+
+class CaeCodec(_OverCae):
     """The compressive autoencoder.
 
     Attributes:
@@ -68,34 +94,20 @@ class CaeCodec(_Part):
     channels: Channels
     latent_channels: Channels | None = None
 
-    @property
-    def stride(self) -> int:
-        """Return what the side of a crop must be a multiple of."""
-        return cae.STRIDE
 
-
-class HyperpriorCodec(_Part):
+class HyperpriorCodec(_OverHyperprior):
     """The scale or mean-scale hyperprior.
 
     Attributes:
         method: how one model reaches several rates.
         channels: N, of the inner layers and of z.
         latent_channels: M, of y.
-        layers: of each transform.
-        means: predict means beside scales.
     """
 
     kind: Literal["hyperprior"]
     method: Method = "gain"
     channels: Channels
     latent_channels: Channels
-    layers: Literal[3, 4] = 3
-    means: bool = True
-
-    @property
-    def stride(self) -> int:
-        """Return what the side of a crop must be a multiple of."""
-        return hyperprior.STRIDE
 
 
 class _SlimCodec(_Part):
@@ -124,7 +136,7 @@ class _SlimCodec(_Part):
         return self
 
 
-class SlimCaeCodec(_SlimCodec):
+class SlimCaeCodec(_SlimCodec, _OverCae):
     """SlimCAE.
 
     Attributes:
@@ -134,30 +146,16 @@ class SlimCaeCodec(_SlimCodec):
     kind: Literal["slimcae"]
     latent_channels: tuple[Channels, ...] | None = Field(None, strict=False)
 
-    @property
-    def stride(self) -> int:
-        """Return what the side of a crop must be a multiple of."""
-        return cae.STRIDE
 
-
-class SlimHyperpriorCodec(_SlimCodec):
+class SlimHyperpriorCodec(_SlimCodec, _OverHyperprior):
     """A hyperprior of several widths.
 
     Attributes:
         latent_channels: M of each width.
-        layers: of each transform.
-        means: predict means beside scales.
     """
 
     kind: Literal["slimhyperprior"]
     latent_channels: tuple[Channels, ...] = Field(strict=False)
-    layers: Literal[3, 4] = 3
-    means: bool = True
-
-    @property
-    def stride(self) -> int:
-        """Return what the side of a crop must be a multiple of."""
-        return hyperprior.STRIDE
 
 
 class LambdaScheduleWords(_Part):

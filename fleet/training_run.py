@@ -9,7 +9,6 @@ Not here: the loop (`codecs.training.rate_distortion`), the measuring (`training
 """
 
 import fcntl
-import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -207,9 +206,7 @@ class TrainingRun:
         curve = "  ".join(f"{point.bpp:.3f}/{point.psnr_db:.2f}" for point in points)
         self._display.say(f"step {step}: bpp/dB {curve}")
         write_training_curves(self._folder / "log.jsonl", self._folder / "curves.html", self._words.name)
-        unfinished = self._model.with_suffix(f".{os.getpid()}.tmp")
-        model.save(unfinished)
-        unfinished.replace(self._model)
+        model.save(self._model)
 
 
 def _steps_of(model: FrozenModel | SlimModel) -> int:

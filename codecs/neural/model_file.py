@@ -40,7 +40,7 @@ from roadbits.codecs.neural.modulation import Method
 from roadbits.codecs.symbol_tables import SymbolTables
 
 FORMAT = "roadbits-still-1"
-METADATA_KEY = "roadbits"
+_METADATA_KEY = "roadbits"
 _MAX_FILE_BYTES = 1 << 30
 
 Architecture = Literal["cae", "hyperprior"]
@@ -239,11 +239,7 @@ class FrozenModel:
 
     def save(self, path: Path) -> None:
         """Write the model to a file, complete or not at all."""
-        tensors = {name: tensor.contiguous() for name, tensor in self.tensors().items()}
-        unfinished = path.with_suffix(f".{os.getpid()}.tmp")
-        save_file(tensors, unfinished, {METADATA_KEY: self.description.model_dump_json()})
-        unfinished.chmod(0o644)
-        unfinished.replace(path)
+        save_tensors(path, self.description.model_dump_json(), self.tensors())
 
     @classmethod
     def load(cls, path: Path) -> "FrozenModel":
@@ -281,6 +277,14 @@ class FrozenModel:
         return cls(description, transforms["g_a"], transforms["g_s"], side, _tables_of("tables", tensors), hyper)
 
 
+def save_tensors(path: Path, text: str, tensors: Mapping[str, Tensor]) -> None:
+    """Write a file of weights with its description, complete or not at all."""
+    unfinished = path.with_suffix(f".{os.getpid()}.tmp")
+    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, unfinished, {_METADATA_KEY: text})
+    unfinished.chmod(0o644)
+    unfinished.replace(path)
+
+
 @contextmanager
 def open_tensors(path: Path) -> Iterator[tuple[str, dict[str, Tensor]]]:
     """Open a file of weights: gives its description and tensors; what goes wrong inside is the file's fault.
@@ -294,7 +298,7 @@ def open_tensors(path: Path) -> Iterator[tuple[str, dict[str, Tensor]]]:
         raise ModelFileError(f"{path} is larger than {_MAX_FILE_BYTES} bytes: no codec's weights")
     try:
         with safe_open(path, "pt") as file:
-            text = (file.metadata() or {}).get(METADATA_KEY)
+            text = (file.metadata() or {}).get(_METADATA_KEY)
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         if text is None:
             raise ValueError("it is no frozen model; a training's checkpoint must be frozen first: roadbits train")

@@ -8,7 +8,6 @@ Not here: where scales come from (`mae`, `conditional`); gains of the latent alo
 
 from typing import Literal, NamedTuple, Protocol
 
-import torch
 from torch import Tensor, nn
 
 from roadbits.codecs.entropy import Density
@@ -35,14 +34,15 @@ class Modulation(nn.Module):
         """Return what the channels are multiplied by, (B, C), above 0."""
         raise NotImplementedError
 
-    def shift(self, levels: Tensor) -> Tensor:
-        """Return what is added thereafter, (B, C)."""
-        return torch.zeros_like(self.scale(levels))
+    def shift(self, levels: Tensor) -> Tensor | None:
+        """Return what is added thereafter, (B, C), if anything is."""
+        return None
 
     def forward(self, x: Tensor, levels: Tensor) -> Tensor:
         """Return the modulated (B, C, H, W)."""
-        scale, shift = (values[:, :, None, None].to(x.dtype) for values in (self.scale(levels), self.shift(levels)))
-        return x * scale + shift
+        scaled = x * self.scale(levels)[:, :, None, None].to(x.dtype)
+        shift = self.shift(levels)
+        return scaled if shift is None else scaled + shift[:, :, None, None].to(x.dtype)
 
 
 class Transform(nn.Sequential):

@@ -8,7 +8,6 @@ Not here: what a single model is (`model_file`), making one (`training.freezing`
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,11 +17,10 @@ from typing import Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
-from safetensors.torch import save_file
 from torch import Tensor
 
 from roadbits.codecs.bitstream import HASH_BYTES
-from roadbits.codecs.neural.model_file import METADATA_KEY, Description, FrozenModel, open_tensors
+from roadbits.codecs.neural.model_file import Description, FrozenModel, open_tensors, save_tensors
 
 FORMAT: Literal["roadbits-slim-1"] = "roadbits-slim-1"
 
@@ -108,11 +106,7 @@ class SlimModel:
         tensors, shared = self._stored()
         descriptions = tuple(model.description for model in self.models)
         contents = _Contents(format=FORMAT, widths=self.widths, models=descriptions, shared=shared)
-        unfinished = path.with_suffix(f".{os.getpid()}.tmp")
-        stored = {name: tensor.contiguous() for name, tensor in tensors.items()}
-        save_file(stored, unfinished, {METADATA_KEY: contents.model_dump_json()})
-        unfinished.chmod(0o644)
-        unfinished.replace(path)
+        save_tensors(path, contents.model_dump_json(), tensors)
 
     @classmethod
     def _of(cls, contents: _Contents, tensors: Mapping[str, Tensor]) -> "SlimModel":

@@ -44,7 +44,8 @@ class _Rows:
     def of(cls, module: nn.Module | None, levels: Tensor, channels: int) -> "_Rows":
         if not isinstance(module, Modulation):
             return cls(torch.ones(1, channels).double(), torch.zeros(1, channels).double())
-        return cls(module.scale(levels).double(), module.shift(levels).double())
+        scale, shift = module.scale(levels).double(), module.shift(levels)
+        return cls(scale, torch.zeros_like(scale) if shift is None else shift.double())
 
 
 def stored_rows(rows: Tensor) -> Tensor:
