@@ -256,6 +256,7 @@ class StillCodecTraining(_Part):
         lambdas: of the rate levels, rising.
         checkpoint_every: steps.
         busiest_of: crops are drawn that many at a time, and the one with the strongest gradients is taken.
+        start: first weights: `random`, or those of a DCT for transforms of three layers, see `dct_start`.
         start_from: a checkpoint of the same network to take first weights from; only weights, no moments. Bottleneck
             scaling needs one, of a training of the same codec for its highest lambda alone.
         data: sources of crops.
@@ -272,11 +273,13 @@ class StillCodecTraining(_Part):
     crop: Side = Field(192, validate_default=True)
     learning_rate: Positive = 1e-3
     entropy_learning_rate: Positive = 3e-3
+    hyper_learning_rate: Positive | None = None
     cooldown: Share = 0.3
     clip: Positive = 1.0
     seed: Seed = 0
     checkpoint_every: Count = 500
     busiest_of: Annotated[int, Field(ge=1, le=64)] = 1
+    start: Literal["random", "dct"] = "random"
     start_from: FolderPath | None = None
     data: tuple[WeightedImages, ...] = Field(strict=False, min_length=1)
     validation: Validation
@@ -299,6 +302,10 @@ class StillCodecTraining(_Part):
     def _begins(self) -> Self:
         if getattr(self.codec, "method", None) == "scaling" and not self.start_from:
             raise ValueError("method scaling tunes a codec that is trained already: give its checkpoint as start_from")
+        if self.start == "dct" and getattr(self.codec, "layers", 3) != 3:
+            raise ValueError("start dct needs transforms of three layers: give layers 3, or start random")
+        if self.start != "random" and self.start_from:
+            raise ValueError("first weights come from start or start_from: give one of them")
         if self.lambda_schedule:
             self._check_schedule(self.lambda_schedule)
         return self
@@ -334,6 +341,7 @@ class StillCodecTraining(_Part):
             self.cooldown,
             self.clip,
             self.seed,
+            self.hyper_learning_rate,
         )
 
 

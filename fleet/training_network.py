@@ -3,7 +3,7 @@
 Not here: the words (`training_config`), the folder a training works in (`training_run`).
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import assert_never
 
 import torch
@@ -18,6 +18,7 @@ from roadbits.codecs.neural.scaling import Scaled, train_scales_only
 from roadbits.codecs.neural.slimcae import SlimCAE
 from roadbits.codecs.neural.slimhyperprior import SlimHyperprior
 from roadbits.codecs.training.crops import CropSampler
+from roadbits.codecs.training.dct_start import start_as_dct
 from roadbits.codecs.training.joint_widths import JointWidths, JointWidthsTraining
 from roadbits.codecs.training.rate_distortion import RateDistortionTraining
 from roadbits.fleet.training_config import (
@@ -35,26 +36,29 @@ SlimNetwork = SlimCAE | SlimHyperprior
 def build_network(words: StillCodecTraining) -> PlainNetwork | SlimNetwork:
     """Return the network with the initial weights that the seed gives."""
     torch.manual_seed(words.seed)
-    codec = words.codec
+    codec, prepare = words.codec, start_as_dct if words.start == "dct" else None
     match codec:
         case CaeCodec():
             cae = CAE(codec.channels, rate_method(codec.method, words.lambdas), codec.latent_channels)
-            return _tuned(cae, codec.method)
+            return _begun(cae, codec.method, prepare)
         case HyperpriorCodec():
             method = rate_method(codec.method, words.lambdas)
             hyperprior = Hyperprior(codec.channels, codec.latent_channels, method, codec.layers, codec.means)
-            return _tuned(hyperprior, codec.method)
+            return _begun(hyperprior, codec.method, prepare)
         case SlimCaeCodec():
-            return SlimCAE(codec.widths, words.lambdas_by_width, codec.latent_channels, codec.gdn)
+            return SlimCAE(codec.widths, words.lambdas_by_width, codec.latent_channels, codec.gdn, prepare)
         case SlimHyperpriorCodec():
             lambdas = words.lambdas_by_width
-            return SlimHyperprior(codec.widths, codec.latent_channels, lambdas, codec.layers, codec.means, codec.gdn)
+            shape = codec.layers, codec.means, codec.gdn
+            return SlimHyperprior(codec.widths, codec.latent_channels, lambdas, *shape, prepare)
         case _:
             assert_never(codec)
 
 
-def _tuned(network: PlainNetwork, method: Method) -> PlainNetwork:
-    """Return a network of which only that may move which its method trains."""
+def _begun(network: PlainNetwork, method: Method, prepare: Callable[[PlainNetwork], None] | None) -> PlainNetwork:
+    """Return a network with its first weights, of which only that may move which its method trains."""
+    if prepare:
+        prepare(network)
     if method == "scaling":
         train_scales_only(network)
     return network

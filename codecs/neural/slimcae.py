@@ -9,7 +9,7 @@ Source: Yang, Herranz, Cheng, Mozerov, "Slimmable compressive autoencoders for p
 2021. Beyond the paper: several rate levels at each width, by gains (`gain`), and latents wider than their width.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from roadbits.codecs.neural.cae import CAE
 from roadbits.codecs.neural.slim_layers import GdnRecipe
@@ -25,6 +25,7 @@ class SlimCAE(SlimNetwork[CAE]):
         lambdas: Sequence[Sequence[float]],
         latent_widths: Sequence[int] | None = None,
         gdn: GdnRecipe = "switch",
+        prepare: Callable[[CAE], None] | None = None,
     ) -> None:
         """Build the network.
 
@@ -33,6 +34,7 @@ class SlimCAE(SlimNetwork[CAE]):
             lambdas: of each width: one level of gain for each of its lambdas.
             latent_widths: M of each width, never falling; N if left out, as in the paper.
             gdn: `switch` for a GDN for each width, `slim` for SlimGDN+.
+            prepare: gives the plain network of a width its first weights.
 
         Raises:
             ValueError: if the widths do not rise, or the lists differ in length.
@@ -40,4 +42,7 @@ class SlimCAE(SlimNetwork[CAE]):
         latents = widths if latent_widths is None else latent_widths
         check_widths(widths, lambdas=lambdas, latent_widths=latents)
         plains = [CAE(n, levels, m) for n, levels, m in zip(widths, lambdas, latents, strict=True)]
+        if prepare:
+            for plain in plains:
+                prepare(plain)
         super().__init__(widths, plains, gdn)

@@ -6,7 +6,7 @@ of each half.
 Beyond the paper that introduced slimmable codecs (see `slimcae`), which has a factorised model only.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import cast
 
 from torch import nn
@@ -27,6 +27,7 @@ class SlimHyperprior(SlimNetwork[Hyperprior]):
         num_layers: int = 3,
         means: bool = True,
         gdn: GdnRecipe = "switch",
+        prepare: Callable[[Hyperprior], None] | None = None,
     ) -> None:
         """Build the network.
 
@@ -37,6 +38,7 @@ class SlimHyperprior(SlimNetwork[Hyperprior]):
             num_layers: of each transform, 3 or 4.
             means: predict means beside scales.
             gdn: `switch` for a GDN for each width, `slim` for SlimGDN+.
+            prepare: gives the plain network of a width its first weights.
 
         Raises:
             ValueError: if the widths do not rise, or the lists differ in length.
@@ -46,6 +48,9 @@ class SlimHyperprior(SlimNetwork[Hyperprior]):
             Hyperprior(n, m, levels, num_layers, means)
             for n, m, levels in zip(widths, latent_widths, lambdas, strict=True)
         ]
+        if prepare:
+            for plain in plains:
+                prepare(plain)
         super().__init__(widths, plains, gdn)
         last = str(len(plains[-1].h_s) - 1)
         h_s = cast(nn.Module, self.h_s)

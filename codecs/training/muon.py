@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 _COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 _ITERATIONS = 5
@@ -41,9 +41,9 @@ def orthogonalised(matrix: Tensor) -> Tensor:
 class Muon(torch.optim.Optimizer):
     """Muon with Nesterov momentum over kernels (out, in, k, k), each taken as a matrix (out, in * k * k)."""
 
-    def __init__(self, parameters: Iterable[nn.Parameter], lr: float, momentum: float = 0.95) -> None:
-        """Take kernels of two or more dimensions."""
-        super().__init__(parameters, {"lr": lr, "momentum": momentum})
+    def __init__(self, groups: Iterable[dict[str, Any]], momentum: float = 0.95) -> None:
+        """Take groups of kernels of two or more dimensions, each with its `lr`."""
+        super().__init__(groups, {"momentum": momentum})
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:  # type: ignore[override]

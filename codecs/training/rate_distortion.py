@@ -80,6 +80,7 @@ class Schedule:
         cooldown: share of the steps over which the learning rates fall to zero.
         clip: largest norm of the gradient of each optimiser's parameters.
         seed: of initial weights, crops, levels and noise.
+        hyper_learning_rate: of a hyperprior's h_a and h_s; as the other transforms' if None.
     """
 
     lambdas: tuple[float, ...]
@@ -91,6 +92,7 @@ class Schedule:
     cooldown: float = 0.3
     clip: float = 1.0
     seed: int = 0
+    hyper_learning_rate: float | None = None
 
     def factor(self, step: int) -> float:
         """Return the share of the full learning rate at a step."""
@@ -295,6 +297,7 @@ def _fits(name: str, value: Tensor, weights: dict[str, Tensor]) -> bool:
 def _optimisers(network: nn.Module, schedule: Schedule) -> list[torch.optim.Optimizer]:
     """Return Muon for the kernels and Adam for the rest, of what may move."""
     kernels: list[nn.Parameter] = []
+    hyper_kernels: list[nn.Parameter] = []
     rest: list[nn.Parameter] = []
     entropy: list[nn.Parameter] = []
     for name, parameter in network.named_parameters():
@@ -302,15 +305,18 @@ def _optimisers(network: nn.Module, schedule: Schedule) -> list[torch.optim.Opti
             continue
         if name.startswith("entropy_model") or "gain" in name:
             entropy.append(parameter)
+        elif parameter.ndim < 4:
+            rest.append(parameter)
         else:
-            (kernels if parameter.ndim == 4 else rest).append(parameter)
+            (hyper_kernels if name.startswith("h_") else kernels).append(parameter)
     groups = [
         {"params": rest, "lr": schedule.learning_rate},
         {"params": entropy, "lr": schedule.entropy_learning_rate},
     ]
     optimisers: list[torch.optim.Optimizer] = [torch.optim.Adam(groups)]
     if kernels:
-        optimisers.insert(0, Muon(kernels, schedule.learning_rate))
+        rates = schedule.learning_rate, schedule.hyper_learning_rate or schedule.learning_rate
+        optimisers.insert(0, Muon([{"params": kernels, "lr": rates[0]}, {"params": hyper_kernels, "lr": rates[1]}]))
     for optimiser in optimisers:
         for group in optimiser.param_groups:
             group["full_lr"] = group["lr"]

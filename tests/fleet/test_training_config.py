@@ -190,6 +190,11 @@ SLIM = "{kind: slimcae, widths: [8, 12, 16]}"
         ("{kind: slimcae, widths: [8, 16], lambdas: [[0.01]]}", "expected 2 lambdas, one for each width, got 1"),
         ("{kind: slimcae, widths: [8, 16], lambdas: [[0.01], [0.02, 0.01]]}", "must rise by a factor of at least 1.05"),
         ("{kind: cae, method: scaling, channels: 8}", "give its checkpoint as start_from"),
+        (
+            "{kind: hyperprior, channels: 8, latent_channels: 8, layers: 4}\nstart: dct",
+            "start dct needs transforms of three layers",
+        ),
+        ("{kind: cae, channels: 8}\nstart: dct\nstart_from: other", "give one of them"),
     ],
 )
 def test_a_codec_that_cannot_be_built_is_faults(tmp_path: Path, codec: str, words: str) -> None:

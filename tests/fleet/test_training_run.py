@@ -362,6 +362,20 @@ def test_a_training_can_start_from_the_weights_of_another() -> None:
             assert torch.allclose(before[name], after[name], atol=1e-7), name
 
 
+@pytest.mark.parametrize(
+    "codec",
+    ["{kind: cae, channels: 8, latent_channels: 16}", "{kind: slimcae, widths: [6, 8], latent_channels: [8, 16]}"],
+)
+def test_a_start_as_a_dct_passes_on_more_than_one_from_random_weights(codec: str) -> None:
+    def first_psnr_db(start: str) -> float:
+        done(config(start, codec=codec, start=start, steps="1"), "--out", start)
+        (row,) = events(start, "validation")
+        psnr_db: float = row["points"][-1]["psnr_db"]
+        return psnr_db
+
+    assert first_psnr_db("dct") > first_psnr_db("random") + 5
+
+
 def test_weights_of_another_network_are_no_start() -> None:
     done(config("first", steps="1"), "--out", "first")
     wider = config("second", codec="{kind: cae, channels: 16}", start_from="first/checkpoint.safetensors")

@@ -29,7 +29,7 @@ def test_the_first_step_is_the_orthogonalised_gradient_with_the_size_of_adam_s()
     weight = kernel(4, 2, 3, 3)
     before = weight.detach().clone()
     weight.grad = torch.randn(weight.shape, generator=torch.Generator().manual_seed(1))
-    Muon([weight], lr=0.01).step()
+    Muon([{"params": [weight], "lr": 0.01}]).step()
     # Orthogonalising takes the gradient's scale away: Nesterov's factor of the first step does not matter.
     expected = -0.2 * 18**0.5 * 0.01 * orthogonalised(weight.grad.reshape(4, 18)).reshape(weight.shape)
     moved = weight.detach() - before
@@ -39,7 +39,7 @@ def test_the_first_step_is_the_orthogonalised_gradient_with_the_size_of_adam_s()
 
 def test_momentum_goes_on_when_the_gradient_ends() -> None:
     weight = kernel(4, 2, 3, 3)
-    muon = Muon([weight], lr=0.01)
+    muon = Muon([{"params": [weight], "lr": 0.01}])
     weight.grad = torch.ones_like(weight)
     muon.step()
     before = weight.detach().clone()
@@ -53,7 +53,7 @@ def test_a_kernel_without_a_gradient_stays() -> None:
     still, moving = kernel(3, 2, 3, 3), kernel(3, 2, 3, 3)
     before = still.detach().clone()
     moving.grad = torch.ones_like(moving)
-    Muon([still, moving], lr=0.1).step()
+    Muon([{"params": [still, moving], "lr": 0.1}]).step()
     assert torch.equal(still, before)
     assert not torch.equal(moving, before)
 
@@ -61,7 +61,7 @@ def test_a_kernel_without_a_gradient_stays() -> None:
 def test_it_finds_the_minimum_of_a_badly_scaled_bowl() -> None:
     weight = kernel(6, 2, 3, 3)
     scales = torch.logspace(0, 3, 6)[:, None, None, None]
-    muon = Muon([weight], lr=0.05)
+    muon = Muon([{"params": [weight], "lr": 0.05}])
     start = float((scales * weight.detach() ** 2).mean())
     for step in range(300):
         for group in muon.param_groups:
