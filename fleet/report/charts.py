@@ -8,7 +8,7 @@ Not here: which numbers (`measured`), the script that draws (`page-script.html`)
 import html
 import json
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import plotly.graph_objects as go
 
@@ -19,6 +19,21 @@ from roadbits.fleet.report.wording import number, percent, spread
 from roadbits.fleet.results import Timeline, UploadRow
 
 Looks = dict[tuple[str, str], Look]
+
+
+class Quantity(NamedTuple):
+    """What arms are compared by.
+
+    Attributes:
+        name: with its unit.
+        of: its value for an arm, None where there is none.
+        told: its value in words.
+    """
+
+    name: str
+    of: Callable[[MeasuredArm], float | None]
+    told: Callable[[MeasuredArm], str]
+
 
 _GRID = "rgba(128,128,128,0.22)"
 _BAND = "rgba(128,128,128,0.16)"
@@ -37,7 +52,7 @@ def chart(identity: str, figure: Any, title: str) -> Html:
 def miou_over_rate(runs: Sequence[MeasuredRun], looks: Looks, setup: str, span: tuple[float, float]) -> Any:
     """Return mIoU in percent over bpp for one setup, each run's OO as a band; `span` is the vertical axis."""
     figure = _figure("bpp of the uploads", "mIoU, %", log_x=True)
-    for run, codec, arms in _curves(runs):
+    for run, line, arms in _curves(runs):
         measured = [arm for arm in arms if setup in arm.miou]
         if not measured:
             continue
@@ -51,7 +66,7 @@ def miou_over_rate(runs: Sequence[MeasuredRun], looks: Looks, setup: str, span: 
             y=[100 * each.mean for each in values],
             error_y={"type": "data", "symmetric": False, "thickness": 1.2, "width": 3, **bars},
             customdata=[_told_miou(run, arm, setup) for arm in measured],
-            **_styled(looks[run.name, codec], arms),
+            **_styled(looks[run.name, line], arms),
         )
     for k, run in enumerate(runs):
         if run.ideal is not None:
@@ -74,15 +89,42 @@ def quality_over_rate(
 ) -> Any:
     """Return a distortion over bpp, for the arms that delivered anything."""
     figure = _figure("bpp", axis, log_x=True)
-    for run, codec, arms in _curves(runs):
+    for run, line, arms in _curves(runs):
         delivered = [arm for arm in arms if arm.upload.delivered]
         if delivered:
             figure.add_scatter(
                 x=[arm.upload.bpp for arm in delivered],
                 y=[quality(arm.upload) for arm in delivered],
                 customdata=[_told(run, arm, [f"{axis} {number(quality(arm.upload), digits)}"]) for arm in delivered],
-                **_styled(looks[run.name, codec], arms),
+                **_styled(looks[run.name, line], arms),
             )
+    _label_rates(figure)
+    return figure
+
+
+def compute_over_rate(runs: Sequence[MeasuredRun], looks: Looks, worth: Quantity) -> Any:
+    """Return multiply-accumulates of encoding a frame over bpp, markers coloured by what the frames are worth."""
+    figure = _figure("bpp of the uploads", "GMAC per encoded frame", log_x=True)
+    for run, line, arms in _curves(runs):
+        shown = [(arm, value) for arm in arms if arm.upload.encode_gmac and (value := worth.of(arm)) is not None]
+        if shown:
+            style = _styled(looks[run.name, line], arms)
+            colours = {"color": [value for _, value in shown], "coloraxis": "coloraxis", "size": 12}
+            style["marker"] = {**style["marker"], **colours}
+            gmacs = [arm.upload.encode_gmac / max(1, sum(arm.upload.points_used.values())) for arm, _ in shown]
+            figure.add_scatter(
+                x=[arm.upload.bpp for arm, _ in shown],
+                y=gmacs,
+                customdata=[
+                    _told(run, arm, [f"{number(gmac, 2)} GMAC per encoded frame", worth.told(arm)])
+                    for (arm, _), gmac in zip(shown, gmacs, strict=True)
+                ],
+                **style,
+            )
+    figure.update_layout(
+        coloraxis={"colorscale": "Cividis", "colorbar": {"title": {"text": worth.name}, "thickness": 12}}
+    )
+    figure.update_yaxes(type="log")
     _label_rates(figure)
     return figure
 
@@ -94,8 +136,8 @@ def over_time(
     figure = _figure("virtual time, s", axis, log_x=False)
     for run in runs:
         for arm in run.arms:
-            look, timeline = looks[run.name, arm.upload.codec], arm.upload.timeline
-            family = [other.upload.bpp for other in run.arms if other.upload.codec == arm.upload.codec]
+            look, timeline = looks[run.name, arm.line], arm.upload.timeline
+            family = [other.upload.bpp for other in run.arms if other.line == arm.line]
             rank = (sorted(family).index(arm.upload.bpp) + 1) / len(family)
             name = html.escape(_arm_name(run, arm, len(runs) > 1))
             figure.add_scatter(
@@ -142,11 +184,11 @@ def _label_rates(figure: Any) -> None:
 
 
 def _curves(runs: Sequence[MeasuredRun]) -> list[tuple[MeasuredRun, str, list[MeasuredArm]]]:
-    """Return each run's codecs with their arms by rising bpp: fixed points, which make a curve, then policies."""
+    """Return each run's lines with their arms by rising bpp: fixed points, which make a curve, then policies."""
     found = [
-        (run, codec, [arm for arm in cheapest_first(run.arms) if (arm.upload.codec, arm.is_fixed) == (codec, is_fixed)])
+        (run, line, [arm for arm in cheapest_first(run.arms) if (arm.line, arm.is_fixed) == (line, is_fixed)])
         for run in runs
-        for codec in dict.fromkeys(arm.upload.codec for arm in run.arms)
+        for line in dict.fromkeys(arm.line for arm in run.arms)
         for is_fixed in (True, False)
     ]
     return [curve for curve in found if curve[2]]

@@ -3,6 +3,7 @@
 Not here: how anything is shown (`page`, `terminal`).
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,12 +50,14 @@ class MeasuredArm:
         miou: per setup, 0..1; a setup that was not measured is missing.
         per_class: per setup, the IoU of each class that occurs, mean over seeds.
         absent: classes that occurred in no measurement.
+        line: what joins it to others in a chart: its codec, and the width of a codec of several.
     """
 
     upload: UploadRow
     miou: Mapping[str, Spread]
     per_class: Mapping[str, Mapping[str, float]]
     absent: Sequence[str]
+    line: str
 
     @property
     def name(self) -> str:
@@ -115,7 +118,8 @@ class MeasuredRun:
 
 def measured_arms(results: Results) -> list[MeasuredArm]:
     """Return a run's arms in the order of its uploads."""
-    return [_measured(upload, results.downstream) for upload in results.uploads]
+    lines = _lines(results.uploads)
+    return [_measured(upload, results.downstream, line) for upload, line in zip(results.uploads, lines, strict=True)]
 
 
 def setups_of(arms: Sequence[MeasuredArm]) -> list[str]:
@@ -134,7 +138,17 @@ def cheapest_first(arms: Sequence[MeasuredArm]) -> list[MeasuredArm]:
     return sorted((arm for arm in arms if arm.upload.bpp > 0), key=lambda arm: arm.upload.bpp)
 
 
-def _measured(upload: UploadRow, downstream: Sequence[DownstreamRow]) -> MeasuredArm:
+def _lines(uploads: Sequence[UploadRow]) -> list[str]:
+    """Return the codec of each, with all settings but the last where several fixed points have them in common."""
+    settings = [row.point.rpartition(",")[0] if row.policy == "fixed" else "" for row in uploads]
+    times = Counter((row.codec, common) for row, common in zip(uploads, settings, strict=True))
+    return [
+        f"{row.codec} {common}" if common and times[row.codec, common] > 1 else row.codec
+        for row, common in zip(uploads, settings, strict=True)
+    ]
+
+
+def _measured(upload: UploadRow, downstream: Sequence[DownstreamRow], line: str) -> MeasuredArm:
     rows = [row for row in downstream if (row.codec, row.point) == (upload.codec, upload.point)]
     by_setup = {setup: [row for row in rows if row.setup == setup] for setup in SETUPS}
     by_setup = {setup: chosen for setup, chosen in by_setup.items() if chosen}
@@ -145,6 +159,7 @@ def _measured(upload: UploadRow, downstream: Sequence[DownstreamRow]) -> Measure
         {setup: Spread({row.seed: row.miou for row in chosen}) for setup, chosen in by_setup.items()},
         per_class,
         [name for name in dict.fromkeys(name for row in rows for name in row.absent) if name not in occurring],
+        line,
     )
 
 

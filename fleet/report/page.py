@@ -3,7 +3,7 @@
 The browser fetches nothing: style, script, plotly.js and pictures are in the file, and a Content-Security-Policy
 forbids the rest.
 
-Not here: the sections (`segmentation`, `rates`, `delivery`, `gallery`), the table on the terminal (`terminal`).
+Not here: the sections (`segmentation`, `rates`, `compute`, `delivery`, `gallery`), the terminal's table (`terminal`).
 """
 
 from collections import Counter
@@ -16,6 +16,7 @@ from string import Template
 
 from plotly.offline import get_plotlyjs
 
+from roadbits.fleet.report.compute import compute_section
 from roadbits.fleet.report.delivery import delivery_section
 from roadbits.fleet.report.gallery import strips_section
 from roadbits.fleet.report.headline import headline
@@ -72,6 +73,8 @@ def _sections(runs: Sequence[MeasuredRun]) -> list[Html]:
     setups = setups_of([arm for run in runs for arm in run.arms])
     sections = [miou_section(runs, looks)] if set(setups) - {"OO"} else []
     sections.append(rates_section(runs, looks))
+    compute = compute_section(runs, looks)
+    sections += [compute] if compute else []
     if setups:
         sections += [decomposition_section(runs), per_class_section(runs)]
     sections += [delivery_section(runs, looks), strips_section(runs)]

@@ -37,20 +37,20 @@ class Look:
 
 
 def looks_of(runs: Sequence[MeasuredRun]) -> dict[tuple[str, str], Look]:
-    """Return the look of every (run's name, codec): colour tells codecs apart and dashes runs.
+    """Return the look of every (run's name, line of arms): colour tells lines apart and dashes runs.
 
-    Where all runs have one and the same codec, colour tells runs apart.
+    Where all runs have one and the same line, colour tells runs apart.
     """
-    lines = list(dict.fromkeys((run.name, arm.upload.codec) for run in runs for arm in run.arms))
+    lines = list(dict.fromkeys((run.name, arm.line) for run in runs for arm in run.arms))
     names = [run.name for run in runs]
-    codecs = list(dict.fromkeys(codec for _, codec in lines))
+    arms = list(dict.fromkeys(line for _, line in lines))
     looks = {}
-    for position, (name, codec) in enumerate(lines):
-        at = names.index(name) if len(codecs) == 1 else codecs.index(codec)
+    for position, (name, line) in enumerate(lines):
+        at = names.index(name) if len(arms) == 1 else arms.index(line)
         symbol, glyph = SYMBOLS[at % len(SYMBOLS)]
-        label = codec if len(names) == 1 else f"{name} · {codec}"
+        label = line if len(names) == 1 else f"{name} · {line}"
         dash = _DASHES[names.index(name) % len(_DASHES)]
-        looks[name, codec] = Look(f"line-{position}", label, COLOURS[at % len(COLOURS)], symbol, glyph, dash)
+        looks[name, line] = Look(f"line-{position}", label, COLOURS[at % len(COLOURS)], symbol, glyph, dash)
     return looks
 
 

@@ -50,13 +50,13 @@ def _bd_rates(runs: Sequence[MeasuredRun]) -> Html:
     rows: list[list[str | Cell]] = [
         [
             *([run.name] if len(runs) > 1 else []),
-            codec,
-            _difference(run, codec, None),
-            *(_difference(run, codec, setup) for setup in setups),
+            line,
+            _difference(run, line, None),
+            *(_difference(run, line, setup) for setup in setups),
         ]
         for run in with_reference
-        for codec in dict.fromkeys(arm.upload.codec for arm in run.arms)
-        if codec != REFERENCE
+        for line in dict.fromkeys(arm.line for arm in run.arms)
+        if line != REFERENCE
     ]
     if not rows:
         return element("p", f"No BD-rates: they compare codecs with {REFERENCE}, and no run has both.", class_="note")
@@ -73,9 +73,9 @@ def _bd_rates(runs: Sequence[MeasuredRun]) -> Html:
     return element("div", join([table(columns, rows), element("p", note, class_="note")]))
 
 
-def _difference(run: MeasuredRun, codec: str, setup: str | None) -> str:
-    """Return a codec's Bjøntegaard rate in PSNR, or in the mIoU of a setup, or why there is none."""
-    curve, reference = (_curve(_arms(run, name), setup) for name in (codec, REFERENCE))
+def _difference(run: MeasuredRun, line: str, setup: str | None) -> str:
+    """Return a line's Bjøntegaard rate in PSNR, or in the mIoU of a setup, or why there is none."""
+    curve, reference = (_curve(_arms(run, name), setup) for name in (line, REFERENCE))
     if min(len(curve.rates), len(reference.rates)) < 2:
         return _TOO_FEW
     percent = bd_rate(curve, reference).percent
@@ -92,5 +92,5 @@ def _curve(arms: Sequence[MeasuredArm], setup: str | None) -> RateQuality:
     return RateQuality([arm.upload.bpp for arm in measured], [arm.miou[setup].mean for arm in measured])
 
 
-def _arms(run: MeasuredRun, codec: str) -> list[MeasuredArm]:
-    return [arm for arm in cheapest_first(run.arms) if arm.upload.codec == codec]
+def _arms(run: MeasuredRun, line: str) -> list[MeasuredArm]:
+    return [arm for arm in cheapest_first(run.arms) if arm.line == line]

@@ -50,3 +50,16 @@ def test_a_class_that_occurs_for_some_seed_is_not_absent(results: Results) -> No
     arm = measured_arms(replace(results, downstream=rows))[0]
     assert arm.per_class["OO"] == {"sky": pytest.approx((0.7 + 0.1) / 2), "road": 0.7}
     assert arm.absent == ["train"]
+
+
+def test_widths_with_several_points_are_lines_of_their_own(results: Results) -> None:
+    points = ["width=48,lambda=0.01", "width=48,lambda=0.02", "width=96,lambda=0.01", "target-bpp=0.4"]
+    policies = ["fixed", "fixed", "fixed", "target-bpp"]
+    uploads = [
+        replace(results.uploads[0], codec="slimcae", point=point, policy=policy)
+        for point, policy in zip(points, policies, strict=True)
+    ]
+    arms = measured_arms(replace(results, uploads=[*results.uploads, *uploads]))
+    lines = [arm.line for arm in arms[len(results.uploads) :]]
+    assert lines == ["slimcae width=48", "slimcae width=48", "slimcae", "slimcae"]
+    assert [arm.line for arm in arms[: len(results.uploads)]] == ["jpeg", "jpeg", "webp"]

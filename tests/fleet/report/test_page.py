@@ -76,6 +76,47 @@ def test_charts_hold_means_and_the_range_over_seeds(results: Results, save_run: 
     assert (band["y0"], band["y1"]) == (pytest.approx(70.0), pytest.approx(72.0))
 
 
+def slim(results: Results, **changes: Any) -> Results:
+    """Add a codec of two widths, whose encoder has multiply-accumulates, to the uploads."""
+    points = [(width, 0.01 * rate) for width in (48, 96) for rate in (1, 2)]
+    uploads = [
+        replace(
+            results.uploads[0],
+            codec="slimcae",
+            point=f"width={width},lambda={lmbda}",
+            bpp=20 * lmbda,
+            encode_gmac=0.5 * width,
+            points_used={f"width={width},lambda={lmbda}": 100},
+        )
+        for width, lmbda in points
+    ]
+    return replace(results, uploads=[*results.uploads, *uploads], **changes)
+
+
+def test_compute_is_drawn_over_rate_by_width_and_coloured_by_miou(results: Results, save_run: Save) -> None:
+    rows = [
+        replace(results.downstream[0], codec="slimcae", point=f"width={width},lambda={lmbda}", setup="CO", miou=0.5)
+        for width in (48, 96)
+        for lmbda in (0.01, 0.02)
+    ]
+    text = _page(save_run(slim(results, downstream=[*results.downstream, *rows])))
+    narrow, wide = _data(text, "compute-rate-figure")["data"]
+    assert narrow["x"] == pytest.approx([0.2, 0.4])
+    assert narrow["y"] == pytest.approx([0.24, 0.24])
+    assert wide["y"] == pytest.approx([0.48, 0.48])
+    assert wide["marker"]["color"] == pytest.approx([50.0, 50.0])
+    assert "0.48 GMAC per encoded frame" in wide["customdata"][0]
+    assert "left out" in text
+
+
+def test_compute_without_segmentation_is_coloured_by_psnr_and_without_networks_not_drawn(
+    results: Results, save_run: Save
+) -> None:
+    text = _page(save_run(slim(results, downstream=[])))
+    assert _data(text, "compute-rate-figure")["data"][0]["marker"]["color"] == pytest.approx([27.125, 27.125])
+    assert "compute-rate-figure" not in _page(save_run(results, "legacy"))
+
+
 def test_tables_hold_decomposition_deliveries_and_classes(results: Results, save_run: Save) -> None:
     text = _page(save_run(results))
     for cell in ("+25.0", "+5.0", "41.0 ± 1.0", "0.75", "3.50", "0.50", "2.500"):
