@@ -377,9 +377,12 @@ def codecs() -> None:
 @click.option("--out", type=click.Path(path_type=Path, file_okay=False), help="Default: trainings/NAME.")
 @click.option("--resume", is_flag=True, help="Go on from the checkpoint in that folder.")
 @click.option("--threads", type=click.IntRange(min=1), help="Of torch; other numbers may round differently.")
+@click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Override a key of CONFIG. Repeatable.")
 @click.option("--quiet", is_flag=True, help="Show no progress bars.")
 @_exit_codes
-def train(config: Path, out: Path | None, resume: bool, threads: int | None, quiet: bool) -> None:
+def train(
+    config: Path, out: Path | None, resume: bool, threads: int | None, settings: tuple[str, ...], quiet: bool
+) -> None:
     """Train the codec that CONFIG, a YAML file, describes; its weights land in model.safetensors."""
     import torch
 
@@ -388,7 +391,7 @@ def train(config: Path, out: Path | None, resume: bool, threads: int | None, qui
     from roadbits.fleet.training_config import load_training
     from roadbits.fleet.training_run import TrainingFolderError, TrainingRun
 
-    words = load_training(config)
+    words = load_training(config, settings)
     if threads:
         torch.set_num_threads(threads)
     try:

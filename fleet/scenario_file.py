@@ -17,7 +17,7 @@ from pydantic import BaseModel
 
 from roadbits.fleet.model_faults import model_faults, models_in
 from roadbits.fleet.scenario import Scenario
-from roadbits.fleet.yaml_file import Fault, KeyPath, YamlFile, YamlFileError, dotted, dump_yaml, parse_scalar, read_yaml
+from roadbits.fleet.yaml_file import Fault, KeyPath, YamlFileError, dotted, dump_yaml, override, read_yaml, replaced
 
 _MOST_VARIANTS = 200
 
@@ -36,7 +36,7 @@ def load_scenario(path: Path, settings: tuple[str, ...] = ()) -> list[Scenario]:
     if not isinstance(file.values, dict):
         raise YamlFileError(path, [Fault(1, (), "expected keys such as name, cameras, fleet, codecs")])
     for setting in settings:
-        _override(file, setting)
+        override(file, setting)
     axes = _sweep_axes(Scenario, file.values, ())
     variants = math.prod(map(len, axes.values()))
     if variants > _MOST_VARIANTS:
@@ -46,7 +46,7 @@ def load_scenario(path: Path, settings: tuple[str, ...] = ()) -> list[Scenario]:
     for choice in itertools.product(*axes.values()):
         values = file.values
         for key, value in zip(axes, choice, strict=True):
-            values = _with(values, key, value)
+            values = replaced(values, key, value)
         try:
             scenario = Scenario.model_validate(values)
         except pydantic.ValidationError as error:
@@ -65,38 +65,6 @@ def load_scenario(path: Path, settings: tuple[str, ...] = ()) -> list[Scenario]:
 def _safe(label: str) -> str:
     """Return a name for a folder; two labels may become one name."""
     return "".join(char if char.isascii() and (char.isalnum() or char in "._=,+-") else "-" for char in label)[:100]
-
-
-def _override(file: YamlFile, setting: str) -> None:
-    """Apply one `dotted.key=value`; a fault is noted like those of the file."""
-    key, equals, text = setting.partition("=")
-    if not (equals and key.strip()):
-        file.faults.append(Fault(0, (), f"{setting!r} is not of the form key=value"))
-        return
-    path: KeyPath = tuple(
-        int(part) if part.isdecimal() else part for part in key.replace("[", ".").replace("]", "").split(".")
-    )
-    try:
-        file.values = _with(file.values, path, parse_scalar(text))
-        file.lines = {known: line for known, line in file.lines.items() if known[: len(path)] != path}
-        for depth in range(1, len(path) + 1):
-            file.lines.setdefault(path[:depth], 0)
-    except (ValueError, TypeError, IndexError, KeyError) as error:
-        file.faults.append(Fault(0, path, f"cannot be set: {error}"))
-
-
-def _with(values: Any, path: KeyPath, value: Any) -> Any:
-    """Return a copy of nested dicts and lists with one value replaced."""
-    if not path:
-        return value
-    first, rest = path[0], path[1:]
-    if isinstance(values, list):
-        if not isinstance(first, int) or first >= len(values):
-            raise ValueError(f"a list of {len(values)} has no entry {first!r}")
-        return [_with(child, rest, value) if k == first else child for k, child in enumerate(values)]
-    if values is not None and not isinstance(values, dict):
-        raise ValueError(f"{first!r} lies below a value, {values!r}")
-    return {**(values or {}), str(first): _with((values or {}).get(str(first)), rest, value)}
 
 
 def _sweep_axes(part: type[BaseModel], values: Any, path: KeyPath) -> dict[KeyPath, list[Any]]:

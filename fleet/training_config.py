@@ -22,7 +22,7 @@ from roadbits.codecs.training.lambda_schedule import LambdaSchedule
 from roadbits.codecs.training.rate_distortion import Schedule
 from roadbits.fleet.model_faults import model_faults
 from roadbits.fleet.parts import Count, Positive, Seconds, Seed, Share
-from roadbits.fleet.yaml_file import Fault, YamlFileError, dump_yaml, read_yaml
+from roadbits.fleet.yaml_file import Fault, YamlFileError, dump_yaml, override, read_yaml
 
 _SMALLEST_RISE = 1.05
 
@@ -345,8 +345,12 @@ class StillCodecTraining(_Part):
         )
 
 
-def load_training(path: Path) -> StillCodecTraining:
-    """Read and validate a training's file.
+def load_training(path: Path, settings: tuple[str, ...] = ()) -> StillCodecTraining:
+    """Read, override and validate a training's file.
+
+    Args:
+        path: the YAML file.
+        settings: overrides of the form `dotted.key=value`, the value in YAML.
 
     Raises:
         YamlFileError: with all faults of the file.
@@ -354,6 +358,8 @@ def load_training(path: Path) -> StillCodecTraining:
     file = read_yaml(path)
     if not isinstance(file.values, dict):
         raise YamlFileError(path, [Fault(1, (), "expected keys such as name, kind, codec, lambdas, steps, data")])
+    for setting in settings:
+        override(file, setting)
     faults = list(file.faults)
     try:
         training = StillCodecTraining.model_validate(file.values, context={"folder": path.parent})

@@ -109,6 +109,38 @@ def parse_scalar(text: str) -> Any:
     return file.values
 
 
+def override(file: YamlFile, setting: str) -> None:
+    """Apply one `dotted.key=value`; a fault is noted like those of the file."""
+    key, equals, text = setting.partition("=")
+    if not (equals and key.strip()):
+        file.faults.append(Fault(0, (), f"{setting!r} is not of the form key=value"))
+        return
+    path: KeyPath = tuple(
+        int(part) if part.isdecimal() else part for part in key.replace("[", ".").replace("]", "").split(".")
+    )
+    try:
+        file.values = replaced(file.values, path, parse_scalar(text))
+        file.lines = {known: line for known, line in file.lines.items() if known[: len(path)] != path}
+        for depth in range(1, len(path) + 1):
+            file.lines.setdefault(path[:depth], 0)
+    except (ValueError, TypeError, IndexError, KeyError) as error:
+        file.faults.append(Fault(0, path, f"cannot be set: {error}"))
+
+
+def replaced(values: Any, path: KeyPath, value: Any) -> Any:
+    """Return a copy of nested dicts and lists with one value replaced."""
+    if not path:
+        return value
+    first, rest = path[0], path[1:]
+    if isinstance(values, list):
+        if not isinstance(first, int) or first >= len(values):
+            raise ValueError(f"a list of {len(values)} has no entry {first!r}")
+        return [replaced(child, rest, value) if k == first else child for k, child in enumerate(values)]
+    if values is not None and not isinstance(values, dict):
+        raise ValueError(f"{first!r} lies below a value, {values!r}")
+    return {**(values or {}), str(first): replaced((values or {}).get(str(first)), rest, value)}
+
+
 def _line_of(error: yaml.YAMLError, text: str) -> int:
     """Return the line of an error; one about a forbidden character knows only its position."""
     mark = getattr(error, "problem_mark", None)

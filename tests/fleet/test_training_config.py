@@ -219,3 +219,14 @@ def test_every_width_has_the_training_s_lambdas_or_its_own(tmp_path: Path) -> No
     words = load(tmp_path, edited("{kind: cae, channels: 8}", own))
     assert words.lambdas_by_width == ((0.002,), (0.01, 0.03))
     assert words.schedule.lambdas == (0.002, 0.01, 0.03)
+
+
+def test_settings_override_keys_and_their_faults_are_told_with_the_file_s(tmp_path: Path) -> None:
+    path = tmp_path / "training.yaml"
+    path.write_text(SMALL)
+    words = load_training(path, ("codec.channels=12", "name=other", "validation.every=7"))
+    assert (words.codec.channels, words.name, words.validation.every) == (12, "other", 7)
+    with pytest.raises(YamlFileError) as caught:
+        load_training(path, ("codec.channels=none", "colour"))
+    assert "codec.channels" in str(caught.value)
+    assert "'colour' is not of the form key=value" in str(caught.value)
