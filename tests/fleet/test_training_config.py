@@ -14,6 +14,7 @@ from roadbits.fleet.training_config import (
 from roadbits.fleet.yaml_file import YamlFileError
 
 SHIPPED = sorted((Path(__file__).parents[2] / "codecs" / "weights").glob("*.yaml"))
+COMPARED = sorted((Path(__file__).parents[2] / "scenarios" / "trainings").glob("*.yaml"))
 SMALL = """\
 name: small
 kind: still-codec
@@ -49,8 +50,9 @@ def edited(old: str, new: str) -> str:
 
 def test_the_recipes_of_the_shipped_weights_are_valid_and_have_their_file_s_name() -> None:
     assert {path.stem for path in SHIPPED} >= {"cae", "hyperprior"}
-    for path in SHIPPED:
+    for path in (*SHIPPED, *COMPARED):
         assert load_training(path).name == path.stem
+    assert len(COMPARED) > 1
 
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
@@ -65,7 +67,7 @@ def test_the_shipped_weights_are_what_their_recipe_trains(path: Path) -> None:
     assert model.g_a.num_outputs == (words.codec.latent_channels or words.codec.channels)
 
 
-@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", [*SHIPPED, *COMPARED], ids=lambda path: path.stem)
 def test_no_shipped_recipe_is_validated_on_what_it_is_trained_on(path: Path) -> None:
     words = load_training(path)
     trained = [source.images for source in words.data]
