@@ -83,6 +83,8 @@ class UploadRow:
         gmac_per_delivered_frame: of all encodings, trials and frames that never arrived included; 0 if none arrived.
         joules_per_delivered_frame: of encoding and sending, likewise.
         latency_mean_s: capture to arrival, mean over delivered frames.
+        encode_memory_bytes: what a device must hold to encode its frames, networks and activations, at the most
+            demanding of the points used.
         points_used: frames encoded at each point, by rising rate.
         groups: the same by group, where the fleet has any.
     """
@@ -115,6 +117,7 @@ class UploadRow:
     gmac_per_delivered_frame: float
     joules_per_delivered_frame: float
     latency_mean_s: float
+    encode_memory_bytes: int
     points_used: dict[str, int]
     groups: list[GroupRow]
 

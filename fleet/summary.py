@@ -83,6 +83,7 @@ def summarise(
         gmac_per_delivered_frame=encode_gmac / max(1, fates["delivered"]),
         joules_per_delivered_frame=energy_j / max(1, fates["delivered"]),
         latency_mean_s=float(np.mean(latency)),
+        encode_memory_bytes=_memory_bytes(arm, rows),
         points_used=_points_used(arm, rows),
         groups=groups if fleet.groups else [],
     )
@@ -151,6 +152,14 @@ def _points_used(arm: Arm, rows: Sequence[Record]) -> dict[str, int]:
     used = Counter(row.used_point for row in rows if row.used_point)
     ranks = {str(point): rank for rank, point in enumerate(codec_named(arm.codec).all_points)}
     return {point: used[point] for point in sorted(used, key=lambda point: (ranks.get(point, 0), point))}
+
+
+def _memory_bytes(arm: Arm, rows: Sequence[Record]) -> int:
+    """Return the most that any frame took to encode."""
+    codec = codec_named(arm.codec)
+    used = {(row.used_point, row.height, row.width) for row in rows if row.used_point}
+    costs = (codec.complexity(OperatingPoint.parse(point), height, width) for point, height, width in used)
+    return max((cost.encode_memory_bytes for cost in costs), default=0)
 
 
 def _timeline(rows: Sequence[Record]) -> Timeline:

@@ -111,7 +111,7 @@ def compute_over_rate(runs: Sequence[MeasuredRun], looks: Looks, worth: Quantity
             style = _styled(looks[run.name, line], arms)
             colours = {"color": [value for _, value in shown], "coloraxis": "coloraxis", "size": 12}
             style["marker"] = {**style["marker"], **colours}
-            gmacs = [arm.upload.encode_gmac / max(1, sum(arm.upload.points_used.values())) for arm, _ in shown]
+            gmacs = [gmac_per_encoded_frame(arm) for arm, _ in shown]
             figure.add_scatter(
                 x=[arm.upload.bpp for arm, _ in shown],
                 y=gmacs,
@@ -127,6 +127,11 @@ def compute_over_rate(runs: Sequence[MeasuredRun], looks: Looks, worth: Quantity
     figure.update_yaxes(type="log")
     _label_rates(figure)
     return figure
+
+
+def gmac_per_encoded_frame(arm: MeasuredArm) -> float:
+    """Return billions of multiply-accumulates, those of a policy's trials shared out; 0 if nothing was encoded."""
+    return arm.upload.encode_gmac / max(1, sum(arm.upload.points_used.values()))
 
 
 def over_time(

@@ -5,12 +5,20 @@ Not here: the energy and time of encoding, which depend on the device (`delivery
 
 from collections.abc import Sequence
 
-from roadbits.fleet.report.charts import Looks, Quantity, chart, compute_over_rate
-from roadbits.fleet.report.markup import Html, element, section
+from roadbits.fleet.report.charts import Looks, Quantity, chart, compute_over_rate, gmac_per_encoded_frame
+from roadbits.fleet.report.markup import Column, Html, element, section, table
 from roadbits.fleet.report.measured import MeasuredArm, MeasuredRun, setups_of
 from roadbits.fleet.report.palette import legend
-from roadbits.fleet.report.wording import spread
+from roadbits.fleet.report.segmentation import arm_cells, arm_columns
+from roadbits.fleet.report.wording import number, spread
 
+_COLUMNS = (
+    Column("bpp"),
+    Column("GMAC per frame", "multiply-accumulates per encoded frame"),
+    Column("encoding, s", "device seconds per encoded frame"),
+    Column("latency, s", "capture to arrival, mean over delivered frames"),
+    Column("memory, MB", "weights and activations at the most demanding point used"),
+)
 _WORTH = ("CO", "RO", "CC", "RC")
 """Markers are coloured by the first of these that was measured."""
 
@@ -38,7 +46,27 @@ def compute_section(runs: Sequence[MeasuredRun], looks: Looks) -> Html | None:
         ),
         chart("compute-rate", compute_over_rate(runs, looks, worth), f"Coloured by {worth.name}"),
         element("p", note + left_out, class_="note"),
+        _table(runs, worth),
     )
+
+
+def _table(runs: Sequence[MeasuredRun], worth: Quantity) -> Html:
+    """Return what the arms with networks ask of a device, by rising multiply-accumulates."""
+    columns = [*arm_columns(runs), *_COLUMNS, Column(worth.name)]
+    arms = [(run, arm) for run in runs for arm in run.arms if arm.upload.encode_gmac > 0]
+    rows = [
+        [
+            *arm_cells(runs, run, arm),
+            number(arm.upload.bpp, 3),
+            number(gmac_per_encoded_frame(arm), 2),
+            number(arm.upload.encode_s, 3),
+            number(arm.upload.latency_mean_s if arm.upload.delivered else None, 2),
+            number(arm.upload.encode_memory_bytes / 1e6, 1),
+            number(worth.of(arm), 1),
+        ]
+        for run, arm in sorted(arms, key=lambda pair: gmac_per_encoded_frame(pair[1]))
+    ]
+    return table(columns, rows)
 
 
 def _lines(arms: Sequence[MeasuredArm]) -> set[str]:

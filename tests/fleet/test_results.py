@@ -60,6 +60,7 @@ UP = UploadRow(
     gmac_per_delivered_frame=0.008,
     joules_per_delivered_frame=5.3,
     latency_mean_s=2.0,
+    encode_memory_bytes=0,
     points_used={"quality=10": 8},
     groups=[GROUP],
 )

@@ -2,6 +2,7 @@ from dataclasses import replace
 
 import pytest
 
+from roadbits.codecs.catalogue import codec_named
 from roadbits.codecs.codec import OperatingPoint
 from roadbits.fleet.results import UploadRow
 from roadbits.fleet.rules import Rule, TargetBpp
@@ -166,3 +167,17 @@ def test_a_target_that_was_missed_by_more_than_three_percent_is_told(bpp: float,
     assert bool(told) == missed
     assert not missed or told.startswith(f"jpeg:{rule} came to 6.67 bpp, most of its frames at quality=10")
     assert missed_target(OperatingPoint.of(quality=10), row) == ""
+
+
+def test_memory_is_that_of_the_most_demanding_frame() -> None:
+    codec = codec_named("cae")
+    point = str(codec.points[0])
+    records = [
+        replace(RECORDS[number], codec="cae", point=point, used_point=point, height=height, width=width)
+        for number, (height, width) in enumerate([(64, 96), (128, 96), (32, 96)])
+    ]
+    device = DEVICE.model_copy(update={"gmac_per_s": 10.0, "joules_per_gmac": 0.3})
+    fleet = Fleet(vehicles=1, uplink=UPLINK, device=device)
+    row = summarise(Arm("cae", point), codec.points[0], records, Quality(31.5, 0.9), 0.5, fleet)
+    assert row.encode_memory_bytes == codec.complexity(codec.points[0], 128, 96).encode_memory_bytes
+    assert summary(RECORDS).encode_memory_bytes == 0

@@ -44,6 +44,7 @@ UPLOAD = UploadRow(
     gmac_per_delivered_frame=0.0,
     joules_per_delivered_frame=0.5,
     latency_mean_s=1.0,
+    encode_memory_bytes=0,
     points_used={"quality=10": 98},
     groups=[],
 )

@@ -86,6 +86,7 @@ def slim(results: Results, **changes: Any) -> Results:
             point=f"width={width},lambda={lmbda}",
             bpp=20 * lmbda,
             encode_gmac=0.5 * width,
+            encode_memory_bytes=45_600_000,
             points_used={f"width={width},lambda={lmbda}": 100},
         )
         for width, lmbda in points
@@ -107,6 +108,7 @@ def test_compute_is_drawn_over_rate_by_width_and_coloured_by_miou(results: Resul
     assert wide["marker"]["color"] == pytest.approx([50.0, 50.0])
     assert "0.48 GMAC per encoded frame" in wide["customdata"][0]
     assert "left out" in text
+    assert text.count("<td>45.6</td>") == 4
 
 
 def test_compute_without_segmentation_is_coloured_by_psnr_and_without_networks_not_drawn(
