@@ -178,6 +178,18 @@ class LambdaScheduleWords(_Part):
         return LambdaSchedule(start, num_widths, self.first_steps, self.round_steps, self.factor, self.max_rounds)
 
 
+class MaskDecayWords(_Part):
+    """A small encoder for the decoder of `start_from`: see `codecs.training.mask_decay`.
+
+    Attributes:
+        channels: of each inner layer of g_a that are left.
+        steps: until the others are gone.
+    """
+
+    channels: Channels
+    steps: Count
+
+
 class FolderImages(_Part):
     """The images below a folder, in the order of their paths.
 
@@ -253,6 +265,7 @@ class StillCodecTraining(_Part):
         kind: of the training.
         codec: the network.
         lambda_schedule: finds a lambda for each width of a slimmable codec, from one for all.
+        mask_decay: trains nothing but a smaller encoder for the codec of `start_from`.
         lambdas: of the rate levels, rising.
         checkpoint_every: steps.
         busiest_of: crops are drawn that many at a time, and the one with the strongest gradients is taken.
@@ -267,6 +280,7 @@ class StillCodecTraining(_Part):
     kind: Literal["still-codec"]
     codec: Annotated[CaeCodec | HyperpriorCodec | SlimCaeCodec | SlimHyperpriorCodec, Field(discriminator="kind")]
     lambda_schedule: LambdaScheduleWords | None = None
+    mask_decay: MaskDecayWords | None = None
     lambdas: tuple[Positive, ...] = Field(strict=False, min_length=1, max_length=64)
     steps: Count
     batch_size: Count = 4
@@ -302,6 +316,8 @@ class StillCodecTraining(_Part):
     def _begins(self) -> Self:
         if getattr(self.codec, "method", None) == "scaling" and not self.start_from:
             raise ValueError("method scaling tunes a codec that is trained already: give its checkpoint as start_from")
+        if self.mask_decay:
+            self._check_mask_decay(self.mask_decay)
         if self.start == "dct" and getattr(self.codec, "layers", 3) != 3:
             raise ValueError("start dct needs transforms of three layers: give layers 3, or start random")
         if self.start != "random" and self.start_from:
@@ -309,6 +325,16 @@ class StillCodecTraining(_Part):
         if self.lambda_schedule:
             self._check_schedule(self.lambda_schedule)
         return self
+
+    def _check_mask_decay(self, words: MaskDecayWords) -> None:
+        codec = self.codec
+        if not isinstance(codec, CaeCodec | HyperpriorCodec) or codec.method != "gain" or not self.start_from:
+            raise ValueError("mask_decay shrinks a trained cae or hyperprior of method gain: give start_from")
+        if words.channels >= codec.channels or words.steps >= self.steps:
+            raise ValueError(
+                f"mask_decay needs fewer channels than the codec's {codec.channels} and fewer steps than {self.steps}, "
+                f"got {words.channels} and {words.steps}"
+            )
 
     def _check_schedule(self, rules: LambdaScheduleWords) -> None:
         codec = self.codec

@@ -3,7 +3,7 @@
 Not here: the words (`training_config`), the folder a training works in (`training_run`).
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import assert_never
 
 import torch
@@ -20,6 +20,7 @@ from roadbits.codecs.neural.slimhyperprior import SlimHyperprior
 from roadbits.codecs.training.crops import CropSampler
 from roadbits.codecs.training.dct_start import start_as_dct
 from roadbits.codecs.training.joint_widths import JointWidths, JointWidthsTraining
+from roadbits.codecs.training.mask_decay import shrink_encoder
 from roadbits.codecs.training.rate_distortion import RateDistortionTraining
 from roadbits.fleet.training_config import (
     CaeCodec,
@@ -40,11 +41,11 @@ def build_network(words: StillCodecTraining) -> PlainNetwork | SlimNetwork:
     match codec:
         case CaeCodec():
             cae = CAE(codec.channels, rate_method(codec.method, words.lambdas), codec.latent_channels)
-            return _begun(cae, codec.method, prepare)
+            return _begun(cae, words)
         case HyperpriorCodec():
             method = rate_method(codec.method, words.lambdas)
             hyperprior = Hyperprior(codec.channels, codec.latent_channels, method, codec.layers, codec.means)
-            return _begun(hyperprior, codec.method, prepare)
+            return _begun(hyperprior, words)
         case SlimCaeCodec():
             return SlimCAE(codec.widths, words.lambdas_by_width, codec.latent_channels, codec.gdn, prepare)
         case SlimHyperpriorCodec():
@@ -55,12 +56,14 @@ def build_network(words: StillCodecTraining) -> PlainNetwork | SlimNetwork:
             assert_never(codec)
 
 
-def _begun(network: PlainNetwork, method: Method, prepare: Callable[[PlainNetwork], None] | None) -> PlainNetwork:
-    """Return a network with its first weights, of which only that may move which its method trains."""
-    if prepare:
-        prepare(network)
-    if method == "scaling":
+def _begun(network: PlainNetwork, words: StillCodecTraining) -> PlainNetwork:
+    """Return a network with its first weights, of which only that may move which is to be trained."""
+    if words.start == "dct":
+        start_as_dct(network)
+    if network.method.name == "scaling":
         train_scales_only(network)
+    if words.mask_decay:
+        shrink_encoder(network, words.mask_decay.channels, words.mask_decay.steps)
     return network
 
 
@@ -107,6 +110,7 @@ def identity_of(words: StillCodecTraining, digests: Sequence[str]) -> dict[str, 
     """
     identity: dict[str, object] = {f"codec.{key}": value for key, value in words.codec.model_dump().items()}
     identity["busiest_of"] = words.busiest_of
+    identity["mask_decay"] = words.mask_decay and words.mask_decay.model_dump()
     for number, (source, digest) in enumerate(zip(words.data, digests, strict=True)):
         told = {"weight": source.weight, "decimated": source.decimated, "digest": digest}
         identity |= {f"data[{number}].{name}": value for name, value in told.items()}

@@ -15,6 +15,7 @@ from roadbits.codecs.rate_distortion import RdPoint, measure
 from roadbits.codecs.training.crops import ImageCache
 from roadbits.codecs.training.exactness import cost_of_exactness
 from roadbits.codecs.training.freezing import freeze, freeze_widths
+from roadbits.codecs.training.mask_decay import with_cut_encoder
 from roadbits.fleet.training_network import PlainNetwork, SlimNetwork
 
 
@@ -54,7 +55,7 @@ class Validation:
         """Return the exact model of the network as it stands after a step."""
         model: FrozenModel | SlimModel
         if isinstance(self.network, PlainNetwork):
-            model = freeze(self.network, self.calibration, step)
+            model = freeze(with_cut_encoder(self.network), self.calibration, step)
         else:
             model = freeze_widths(self.network, self.calibration, step)
         self.network.train()
@@ -69,7 +70,7 @@ class Validation:
         ]
         if isinstance(model, SlimModel):
             model = model.models[-1]
-        network = self.network if isinstance(self.network, PlainNetwork) else self._widest()
+        network = with_cut_encoder(self.network) if isinstance(self.network, PlainNetwork) else self._widest()
         several = len(model.description.trained) > 1
         cost = cost_of_exactness(network, model, whole).percent if several else None
         self.network.train()

@@ -258,7 +258,8 @@ class RateDistortionTraining:
     def load_weights(self, path: Path) -> None:
         """Begin from the weights of another training's checkpoint.
 
-        Gains are taken only from a network with the same levels; bottleneck scaling begins without.
+        Gains are taken only from a network with the same levels; bottleneck scaling begins without. What only this
+        training keeps account of, its buffers, stays as it is.
 
         Raises:
             CheckpointError: if it cannot be read or holds another network.
@@ -268,7 +269,12 @@ class RateDistortionTraining:
                 names = [name for name in file.keys() if name.startswith("network/")]  # noqa: SIM118
                 weights = {name.removeprefix("network/"): file.get_tensor(name) for name in names}
             own = self.network.state_dict()
-            kept = {name: value for name, value in own.items() if "gain." in name and not _fits(name, value, weights)}
+            buffers = {name for name, _ in self.network.named_buffers()} - weights.keys()
+            kept = {
+                name: value
+                for name, value in own.items()
+                if name in buffers or ("gain." in name and not _fits(name, value, weights))
+            }
             weights = {name: value for name, value in weights.items() if "gain." not in name or name in own}
             self.network.load_state_dict({**weights, **kept})
         except (SafetensorError, OSError, RuntimeError) as error:

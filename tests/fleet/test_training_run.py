@@ -376,6 +376,22 @@ def test_a_start_as_a_dct_passes_on_more_than_one_from_random_weights(codec: str
     assert first_psnr_db("dct") > first_psnr_db("random") + 5
 
 
+def test_an_encoder_shrinks_beside_a_decoder_that_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    done(config("large", steps="2"), "--out", "large")
+    small = config("small", steps="6", start_from="large/checkpoint.safetensors", mask_decay="{channels: 3, steps: 4}")
+    done(small, "--out", "small")
+    large, shrunk = (FrozenModel.load(Path(f"{name}/model.safetensors")) for name in ("large", "small"))
+    assert [layer.num_outputs for layer in shrunk.g_a.layers][::2] == [3, 3, 8]
+    assert [layer.num_outputs for layer in shrunk.g_s.layers] == [layer.num_outputs for layer in large.g_s.layers]
+    before, after = checkpoint("large"), checkpoint("small")
+    assert all(torch.equal(before[name], after[name]) for name in before if name.startswith("network/g_s"))
+    with monkeypatch.context() as patch:
+        interrupt_in_step(patch, 3, signal.SIGINT)
+        failed(130, small, "--out", "halves")
+    done(small, "--out", "halves", "--resume")
+    assert same(checkpoint("small"), checkpoint("halves"))
+
+
 def test_weights_of_another_network_are_no_start() -> None:
     done(config("first", steps="1"), "--out", "first")
     wider = config("second", codec="{kind: cae, channels: 16}", start_from="first/checkpoint.safetensors")

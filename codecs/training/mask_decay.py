@@ -1,0 +1,143 @@
+"""Mask decay: a small encoder for a decoder that exists, shrunk out of the large encoder while it trains.
+
+On a vehicle only the encoder has to be small; the decoder may be as large as a server wants. Behind each inner
+convolution of g_a the channels that are to go are multiplied by a mask that falls from 1 to 0, so that the others take
+over what they did; then they are cut out. Everything but g_a stays as it was trained: decoder, entropy model, gains.
+
+Channels stay by their weight: the product of the norms of the kernels that make and use them.
+
+Source: Wang, Li, Li, Lu, "EVC: towards real-time neural image compression with mask decay", ICLR 2023, whose masks fall
+by a sparsity loss and choose channels on the way; here they fall linearly, and the choice is made before.
+
+Not here: encoders and decoders of several sizes over shared kernels (`neural.slim_network`).
+"""
+
+import copy
+from itertools import pairwise
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from roadbits.codecs.layers import GDN, down
+from roadbits.codecs.neural.cae import CAE
+from roadbits.codecs.neural.hyperprior import Hyperprior
+from roadbits.codecs.neural.modulation import Transform
+
+
+class FadingAnalysis(Transform):
+    """An analysis transform some of whose inner channels fade.
+
+    Attributes:
+        keep: how many channels of each inner layer will be left.
+    """
+
+    def __init__(self, whole: Transform, keep: int, steps: int) -> None:
+        """Take over a transform.
+
+        Args:
+            whole: convolutions and GDNs.
+            keep: channels of each inner layer that will be left.
+            steps: of training until the others are gone.
+
+        Raises:
+            ValueError: if there are not more channels than that, or the transform is modulated.
+        """
+        super().__init__(*whole)
+        inner = self._inner()
+        if any(not isinstance(module, nn.Conv2d | GDN) for module in whole):
+            raise ValueError("mask decay needs convolutions and GDN alone, as of method gain")
+        if any(layer.out_channels <= keep for layer in inner):
+            raise ValueError(f"expected fewer encoder channels than {inner[0].out_channels}, got {keep}")
+        self.keep, self._steps = keep, steps
+        self.register_buffer("faded", torch.zeros(()))
+        for number, layer in enumerate(inner):
+            self.register_buffer(f"stays_{number}", torch.ones(layer.out_channels))
+
+    def _inner(self) -> list[nn.Conv2d]:
+        """Return every convolution but the last."""
+        return [module for module in self if isinstance(module, nn.Conv2d)][:-1]
+
+    def _stays(self, number: int) -> Tensor:
+        return cast(Tensor, getattr(self, f"stays_{number}"))
+
+    def forward(self, x: Tensor, levels: Tensor | None = None) -> Tensor:
+        """Return the latent of x (B, 3, H, W); in training a step further on."""
+        faded = cast(Tensor, self.faded)
+        if self.training:
+            if faded == 0:
+                self._choose()
+            faded.add_(1 / self._steps).clamp_(max=1)
+        number = 0
+        for module in self._layers():
+            x = module(x)
+            if isinstance(module, nn.Conv2d) and number < len(self._inner()):
+                stays = self._stays(number)
+                x = x * (stays + (1 - stays) * (1 - faded)).to(x.dtype)[:, None, None]
+                number += 1
+        return x
+
+    def _layers(self) -> list[nn.Module]:
+        return [module for module in self if isinstance(module, nn.Conv2d | GDN)]
+
+    @torch.no_grad()
+    def _choose(self) -> None:
+        """Choose the channels that stay."""
+        convolutions = [module for module in self if isinstance(module, nn.Conv2d)]
+        for number, (maker, user) in enumerate(pairwise(convolutions)):
+            weight = maker.weight.flatten(1).norm(dim=1) * user.weight.transpose(0, 1).flatten(1).norm(dim=1)
+            stays = self._stays(number)
+            stays.zero_()
+            stays[weight.topk(self.keep).indices] = 1
+
+    @torch.no_grad()
+    def cut(self) -> Transform:
+        """Return the transform of the channels that stay alone; what it computes is the same once all others faded."""
+        if cast(Tensor, self.faded) == 0:
+            self._choose()
+        inputs, number, layers = torch.arange(3), 0, list[nn.Module]()
+        for module in self._layers():
+            if isinstance(module, nn.Conv2d):
+                last = number == len(self._inner())
+                outputs = torch.arange(module.out_channels) if last else torch.nonzero(self._stays(number))[:, 0]
+                layers.append(_convolution_between(module, inputs, outputs))
+                inputs, number = outputs, number + 1
+            else:
+                layers.append(_gdn_of(cast(GDN, module), inputs))
+        return Transform(*layers)
+
+
+def shrink_encoder(network: CAE | Hyperprior, keep: int, steps: int) -> None:
+    """Let the inner channels of g_a fade to `keep` within these steps of training, and nothing else move.
+
+    Raises:
+        ValueError: if there are not more channels than that, or the transform is modulated.
+    """
+    network.g_a = FadingAnalysis(network.g_a, keep, steps)
+    network.requires_grad_(False)
+    network.g_a.requires_grad_(True)
+
+
+def with_cut_encoder(network: CAE | Hyperprior) -> CAE | Hyperprior:
+    """Return a network whose encoder has only the channels that stay; the network itself if none fades."""
+    if not isinstance(network.g_a, FadingAnalysis):
+        return network
+    cut = copy.deepcopy(network)
+    cut.g_a = network.g_a.cut()
+    return cut
+
+
+def _convolution_between(whole: nn.Conv2d, inputs: Tensor, outputs: Tensor) -> nn.Conv2d:
+    has_bias = whole.bias is not None
+    cut = down(len(inputs), len(outputs), whole.kernel_size[0], whole.stride[0], has_bias)
+    cut.weight.copy_(whole.weight[outputs][:, inputs])
+    if cut.bias is not None and whole.bias is not None:
+        cut.bias.copy_(whole.bias[outputs])
+    return cut
+
+
+def _gdn_of(whole: GDN, channels: Tensor) -> GDN:
+    cut = GDN(len(channels), whole.inverse)
+    cut.sqrt_beta.copy_(whole.sqrt_beta[channels])
+    cut.sqrt_gamma.copy_(whole.sqrt_gamma[channels][:, channels])
+    return cut
