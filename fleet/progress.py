@@ -12,6 +12,11 @@ from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Column
+
+_TEXTS = 38
+"""Columns of a terminal that a bar's line takes without the bar, its counts and its note."""
+_NARROW_BAR, _WIDE_BAR, _NOTE = 6, 32, 56
 
 
 class Bar:
@@ -43,14 +48,16 @@ class Display:
     def bar(self, title: str, total: int) -> Iterator[Bar]:
         """Show a bar while a stage works, and log how long it took."""
         begin = time.monotonic()
+        room = self._console.width - _TEXTS - 2 * len(str(total))
+        bar_width = max(_NARROW_BAR, min(_WIDE_BAR, room - _NOTE))
         columns = (
             TextColumn("{task.description:<11}"),
-            BarColumn(32),
+            BarColumn(bar_width),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
             TextColumn("left"),
             TimeRemainingColumn(),
-            TextColumn("{task.fields[note]}"),
+            TextColumn("{task.fields[note]}", table_column=Column(no_wrap=True, max_width=max(1, room - bar_width))),
         )
         self.event("begin", stage=title, units=total)
         with Progress(*columns, console=self._console) as progress:

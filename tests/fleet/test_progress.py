@@ -57,3 +57,17 @@ def test_a_quiet_display_shows_nothing(capsys: pytest.CaptureFixture[str]) -> No
         bar.advance()
     display.say("told")
     assert capsys.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("columns", ["60", "80", "160"])
+def test_a_narrow_terminal_cuts_the_note_and_not_the_counts(
+    columns: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", columns)
+    with Display().bar("train", 15000) as bar:
+        bar.set(7500, "loss 10.949  0.845 bpp  24.87 dB  1.26 steps/s")
+    line = capsys.readouterr().err.strip()
+    assert "7500/15000" in line
+    assert "loss" in line
+    assert ("steps/s" in line) == (columns == "160")
+    assert len(line) <= int(columns)
