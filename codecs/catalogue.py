@@ -2,7 +2,7 @@
 
 A plain name of a neural codec means its shipped weights, `NAME:FILE` weights of one's own. `cae` and `hyperprior` name
 what a network is; `gain`, `scaling`, `mae` and `conditional` how it reaches several rates, whichever it is; `slimcae`
-and `slimhyperprior` one that has several widths.
+and `slimhyperprior` one that has several widths, of which `slimcae/96` and `slimcae/96:FILE` take one out.
 
 Not here: the codecs themselves.
 """
@@ -54,36 +54,40 @@ def codec_named(name: str) -> Codec:
     for codec in LEGACY_CODECS:
         if codec.name == name:
             return codec
-    kind, colon, file = name.partition(":")
-    if kind not in NEURAL_NAMES or bool(colon) != bool(file):
+    of_file, colon, file = name.partition(":")
+    kind, slash, width = of_file.partition("/")
+    takes_width = kind in _SLIM_NAMES.values() and width.isascii() and width.isdecimal()
+    if kind not in NEURAL_NAMES or bool(colon) != bool(file) or (slash and not takes_width):
         ready = (*(codec.name for codec in LEGACY_CODECS), *shipped_names())
         raise ValueError(
             f"no codec {name!r}: choose from {', '.join(ready)}, "
-            f"or NAME:FILE for weights of your own, of {', '.join(NEURAL_NAMES)}"
+            f"or NAME:FILE for weights of your own, of {', '.join(NEURAL_NAMES)}, "
+            "or NAME/WIDTH for one width of a codec of several"
         )
     path = Path(file) if file else _shipped_weights(kind)
     if not file and not path.is_file():
         raise ValueError(f"codec {name} has no shipped weights: train some with roadbits train, and name {name}:FILE")
     try:
         stat = path.stat()
-        return _neural(name, kind, path, stat.st_mtime_ns, stat.st_size)
-    except (ModelFileError, OSError) as error:
+        return _neural(name, kind, int(width) if width else None, path, stat.st_mtime_ns, stat.st_size)
+    except (ModelFileError, OSError, ValueError) as error:
         raise ValueError(f"codec {name}: {error}") from error
 
 
 @functools.lru_cache(maxsize=32)
-def _neural(name: str, kind: str, path: Path, modified_ns: int, size: int) -> NeuralCodec:
+def _neural(name: str, kind: str, width: int | None, path: Path, modified_ns: int, size: int) -> NeuralCodec:
     """Return a neural codec; the last two arguments tell a changed file from the one in the cache.
 
     Raises:
         ModelFileError: if the file cannot be used, or holds another kind of codec.
+        ValueError: if it has no such width.
     """
     model = load_model(path)
     if isinstance(model, SlimModel):
         slim = _SLIM_NAMES[model.models[0].description.architecture]
         if kind != slim:
             raise ModelFileError(f"the weights in {path} are of {slim}")
-        return SlimStill(name, model)
+        return SlimStill(name, model) if width is None else NeuralStill(name, model.of_width(width))
     described = model.description
     if kind not in (described.architecture, described.method):
         raise ModelFileError(f"the weights in {path} are of {described.architecture}, method {described.method}")

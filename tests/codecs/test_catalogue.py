@@ -108,7 +108,9 @@ def test_all_codecs_are_listed_once(shipped: dict[str, FrozenModel]) -> None:
     assert [codec.name for codec in still_codecs()] == [*(codec.name for codec in LEGACY_CODECS), *PLAIN]
 
 
-@pytest.mark.parametrize("name", ["bpg", "", "CAE", "cae:", "hyperprior:", ":file", "jpeg:file", "cae file"])
+@pytest.mark.parametrize(
+    "name", ["bpg", "", "CAE", "cae:", "hyperprior:", ":file", "jpeg:file", "cae file", "cae/96", "slimcae/"]
+)
 def test_an_unknown_name_lists_those_there_are(name: str) -> None:
     message = (
         f"no codec '{name}': choose from jpeg, jpeg2000, webp, avif, hevc-intra, cae, hyperprior, "

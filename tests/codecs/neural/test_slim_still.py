@@ -121,6 +121,12 @@ def test_the_catalogue_knows_slimmable_files(codec: SlimStill, images: list[Imag
     assert codec_of(payload, [found]) is found
     with pytest.raises(BitstreamError, match="needs the"):
         codec_of(payload)
+    alone = codec_named(f"{codec.name}/{MIDDLE}:{path}")
+    assert isinstance(alone, NeuralStill)
+    assert alone.name == f"{codec.name}/{MIDDLE}:{path}"
+    assert alone.model_hash == codec.model.of_width(MIDDLE).hash
+    with pytest.raises(ValueError, match="width 33 was not trained; choose from 32, 48, 96"):
+        codec_named(f"{codec.name}/33:{path}")
     other = "cae" if codec.name == "slimcae" else "hyperprior"
     with pytest.raises(ValueError, match=f"are of {codec.name}"):
         codec_named(f"{other}:{path}")
