@@ -46,7 +46,7 @@ def still_codecs() -> tuple[Codec, ...]:
 
 
 def codec_named(name: str) -> Codec:
-    """Return a codec by its name, or by `NAME:FILE` a neural one with weights of one's own.
+    """Return a codec by its name; by `NAME:FILE` a neural one with weights of one's own, by `NAME/WIDTH` one width.
 
     Raises:
         ValueError: if there is none of that name, lists those there are; or if the weights cannot be used.

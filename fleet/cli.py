@@ -377,7 +377,13 @@ def codecs() -> None:
 @click.option("--out", type=click.Path(path_type=Path, file_okay=False), help="Default: trainings/NAME.")
 @click.option("--resume", is_flag=True, help="Go on from the checkpoint in that folder.")
 @click.option("--threads", type=click.IntRange(min=1), help="Of torch; other numbers may round differently.")
-@click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Override a key of CONFIG. Repeatable.")
+@click.option(
+    "--set",
+    "settings",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Override a key of CONFIG; paths count from its folder.",
+)
 @click.option("--quiet", is_flag=True, help="Show no progress bars.")
 @_exit_codes
 def train(

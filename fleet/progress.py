@@ -16,7 +16,7 @@ from rich.table import Column
 
 _TEXTS = 38
 """Columns of a terminal that a bar's line takes without the bar, its counts and its note."""
-_NARROW_BAR, _WIDE_BAR, _NOTE = 6, 32, 56
+_NARROW_BAR, _WIDE_BAR = 6, 32
 
 
 class Bar:
@@ -45,11 +45,17 @@ class Display:
         self._log = log
 
     @contextmanager
-    def bar(self, title: str, total: int) -> Iterator[Bar]:
-        """Show a bar while a stage works, and log how long it took."""
+    def bar(self, title: str, total: int, note_width: int = 0) -> Iterator[Bar]:
+        """Show a bar while a stage works, and log how long it took.
+
+        Args:
+            title: of the stage.
+            total: of its units.
+            note_width: columns to leave for a note, where the terminal has them.
+        """
         begin = time.monotonic()
         room = self._console.width - _TEXTS - 2 * len(str(total))
-        bar_width = max(_NARROW_BAR, min(_WIDE_BAR, room - _NOTE))
+        bar_width = max(_NARROW_BAR, min(_WIDE_BAR, room - note_width))
         columns = (
             TextColumn("{task.description:<11}"),
             BarColumn(bar_width),

@@ -328,8 +328,10 @@ class StillCodecTraining(_Part):
 
     def _check_mask_decay(self, words: MaskDecayWords) -> None:
         codec = self.codec
-        if not isinstance(codec, CaeCodec | HyperpriorCodec) or codec.method != "gain" or not self.start_from:
-            raise ValueError("mask_decay shrinks a trained cae or hyperprior of method gain: give start_from")
+        if not isinstance(codec, CaeCodec | HyperpriorCodec) or codec.method != "gain":
+            raise ValueError(f"mask_decay needs a cae or hyperprior of method gain, got {codec.kind}")
+        if not self.start_from:
+            raise ValueError("mask_decay shrinks the encoder of a trained codec: give its checkpoint as start_from")
         if words.channels >= codec.channels or words.steps >= self.steps:
             raise ValueError(
                 f"mask_decay needs fewer channels than the codec's {codec.channels} and fewer steps than {self.steps}, "

@@ -3,7 +3,7 @@
 Not here: the words (`training_config`), the folder a training works in (`training_run`).
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import assert_never
 
 import torch
@@ -41,11 +41,11 @@ def build_network(words: StillCodecTraining) -> PlainNetwork | SlimNetwork:
     match codec:
         case CaeCodec():
             cae = CAE(codec.channels, rate_method(codec.method, words.lambdas), codec.latent_channels)
-            return _begun(cae, words)
+            return _begun(cae, words, prepare)
         case HyperpriorCodec():
             method = rate_method(codec.method, words.lambdas)
             hyperprior = Hyperprior(codec.channels, codec.latent_channels, method, codec.layers, codec.means)
-            return _begun(hyperprior, words)
+            return _begun(hyperprior, words, prepare)
         case SlimCaeCodec():
             return SlimCAE(codec.widths, words.lambdas_by_width, codec.latent_channels, codec.gdn, prepare)
         case SlimHyperpriorCodec():
@@ -56,10 +56,12 @@ def build_network(words: StillCodecTraining) -> PlainNetwork | SlimNetwork:
             assert_never(codec)
 
 
-def _begun(network: PlainNetwork, words: StillCodecTraining) -> PlainNetwork:
+def _begun(
+    network: PlainNetwork, words: StillCodecTraining, prepare: Callable[[PlainNetwork], None] | None
+) -> PlainNetwork:
     """Return a network with its first weights, of which only that may move which is to be trained."""
-    if words.start == "dct":
-        start_as_dct(network)
+    if prepare:
+        prepare(network)
     if network.method.name == "scaling":
         train_scales_only(network)
     if words.mask_decay:

@@ -20,7 +20,7 @@ from roadbits.codecs.training.crops import CropSampler
 from roadbits.codecs.training.joint_widths import JointWidthsTraining
 from roadbits.codecs.training.lambda_schedule import Measured
 from roadbits.codecs.training.lambda_schedule_run import run_lambda_schedule
-from roadbits.codecs.training.rate_distortion import Progress, RateDistortionTraining
+from roadbits.codecs.training.rate_distortion import CheckpointError, Progress, RateDistortionTraining
 from roadbits.fleet.interrupts import Interrupts, postponed_interrupts
 from roadbits.fleet.progress import Bar, Display
 from roadbits.fleet.report.training_curves import write_training_curves
@@ -31,6 +31,7 @@ from roadbits.fleet.training_network import build_network, training_of
 from roadbits.fleet.training_validation import Validation
 
 _NUM_CALIBRATION_IMAGES = 24
+_NOTE_WIDTH = 56
 
 
 class TrainingFolderError(Exception):
@@ -63,6 +64,9 @@ class TrainingRun:
         validate_on = self._words.validation.images
         for images in (*train_on, *validate_on):
             cache_name(images)  # names missing images before anything is written
+        start = self._words.start_from
+        if start and not self._checkpoint.exists() and not Path(start).is_file():
+            raise CheckpointError(f"start_from: no checkpoint {start}")
         with self._folder_of_our_own(resume):
             caches = self._folder / "cache"
             opened = [open_cache(images, caches, self._display) for images in train_on]
@@ -116,7 +120,7 @@ class TrainingRun:
 
     def _run_steps(self, training: RateDistortionTraining, validation: Validation, interrupts: Interrupts) -> None:
         words = self._words
-        with self._display.bar("train", words.steps) as bar:
+        with self._display.bar("train", words.steps, _NOTE_WIDTH) as bar:
             bar.set(training.step)
             steps = partial(self._steps, training, validation, interrupts, bar)
             if words.lambda_schedule is not None:

@@ -48,7 +48,8 @@ _HYPER_UP_GAIN = 2.0
 """Of h_s's first kernels, which keeps what they make as wide as z."""
 _HYPER_DEVIATION = 1.0
 _LOGISTIC = 0.4
-"""The scale of a logistic density of deviation 1 whose tails are as heavy as coefficients' are."""
+"""The scale of the logistic density that stands for coefficients of deviation 1: less than the 0.55 whose own deviation
+is 1, since coefficients are more peaked."""
 
 Float64 = NDArray[np.float64]
 
@@ -76,6 +77,8 @@ _PIXELS = _Basis(np.eye(3).reshape(3, 3, 1, 1), np.ones(3), np.ones(3))
 
 def start_as_dct(network: CAE | Hyperprior) -> None:
     """Replace the weights of g_a and g_s of three layers, biases by 0, and those of gains and entropy models.
+
+    GDNs begin weaker, and the ends of h_a and h_s in proportion to the latent's deviations.
 
     Raises:
         ValueError: if the network has other layers.
@@ -139,7 +142,7 @@ def _start_hyper_transforms(network: Hyperprior, deviations: Tensor) -> None:
 
 
 def _widen(density: FactorisedModel, deviations: Tensor) -> None:
-    """Make the first channels' densities logistic ones of these deviations."""
+    """Make the first channels' densities logistic ones for coefficients of these deviations (n,)."""
     num, factor = len(deviations), (_LOGISTIC * deviations) ** (1 / len(density.matrices))
     for matrix, bias in zip(density.matrices, density.biases, strict=True):
         fan_out = matrix.shape[1]

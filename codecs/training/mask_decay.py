@@ -50,7 +50,7 @@ class FadingAnalysis(Transform):
         if any(layer.out_channels <= keep for layer in inner):
             raise ValueError(f"expected fewer encoder channels than {inner[0].out_channels}, got {keep}")
         self.keep, self._steps = keep, steps
-        self.register_buffer("faded", torch.zeros(()))
+        self.register_buffer("steps_done", torch.zeros((), dtype=torch.int64))
         for number, layer in enumerate(inner):
             self.register_buffer(f"stays_{number}", torch.ones(layer.out_channels))
 
@@ -61,28 +61,31 @@ class FadingAnalysis(Transform):
     def _stays(self, number: int) -> Tensor:
         return cast(Tensor, getattr(self, f"stays_{number}"))
 
+    def _masks(self) -> dict[nn.Module, Tensor]:
+        """Return what the outputs of the inner convolutions are multiplied by, (C,)."""
+        left = 1 - torch.clamp(cast(Tensor, self.steps_done) / self._steps, max=1)
+        return {
+            layer: stays + (1 - stays) * left
+            for layer, stays in ((layer, self._stays(number)) for number, layer in enumerate(self._inner()))
+        }
+
     def forward(self, x: Tensor, levels: Tensor | None = None) -> Tensor:
         """Return the latent of x (B, 3, H, W); in training a step further on."""
-        faded = cast(Tensor, self.faded)
         if self.training:
-            if faded == 0:
-                self._choose()
-            faded.add_(1 / self._steps).clamp_(max=1)
-        number = 0
-        for module in self._layers():
+            self._choose_at_first()
+            cast(Tensor, self.steps_done).add_(1)
+        masks = self._masks()
+        for module in self:
             x = module(x)
-            if isinstance(module, nn.Conv2d) and number < len(self._inner()):
-                stays = self._stays(number)
-                x = x * (stays + (1 - stays) * (1 - faded)).to(x.dtype)[:, None, None]
-                number += 1
+            if module in masks:
+                x = x * masks[module].to(x.dtype)[:, None, None]
         return x
 
-    def _layers(self) -> list[nn.Module]:
-        return [module for module in self if isinstance(module, nn.Conv2d | GDN)]
-
     @torch.no_grad()
-    def _choose(self) -> None:
-        """Choose the channels that stay."""
+    def _choose_at_first(self) -> None:
+        """Choose the channels that stay, unless a step was done."""
+        if self.steps_done:
+            return
         convolutions = [module for module in self if isinstance(module, nn.Conv2d)]
         for number, (maker, user) in enumerate(pairwise(convolutions)):
             weight = maker.weight.flatten(1).norm(dim=1) * user.weight.transpose(0, 1).flatten(1).norm(dim=1)
@@ -93,15 +96,14 @@ class FadingAnalysis(Transform):
     @torch.no_grad()
     def cut(self) -> Transform:
         """Return the transform of the channels that stay alone; what it computes is the same once all others faded."""
-        if cast(Tensor, self.faded) == 0:
-            self._choose()
-        inputs, number, layers = torch.arange(3), 0, list[nn.Module]()
-        for module in self._layers():
+        self._choose_at_first()
+        staying = {layer: torch.nonzero(self._stays(number))[:, 0] for number, layer in enumerate(self._inner())}
+        inputs, layers = torch.arange(3), list[nn.Module]()
+        for module in self:
             if isinstance(module, nn.Conv2d):
-                last = number == len(self._inner())
-                outputs = torch.arange(module.out_channels) if last else torch.nonzero(self._stays(number))[:, 0]
+                outputs = staying.get(module, torch.arange(module.out_channels))
                 layers.append(_convolution_between(module, inputs, outputs))
-                inputs, number = outputs, number + 1
+                inputs = outputs
             else:
                 layers.append(_gdn_of(cast(GDN, module), inputs))
         return Transform(*layers)

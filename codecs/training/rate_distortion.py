@@ -78,9 +78,10 @@ class Schedule:
         learning_rate: of the transforms.
         entropy_learning_rate: of the entropy model and the gains.
         cooldown: share of the steps over which the learning rates fall to zero.
-        clip: largest norm of the gradient of each optimiser's parameters.
+        clip: largest norm of the gradient of each group of parameters: kernels, those of h_a and h_s, entropy model and
+            gains, the rest.
         seed: of initial weights, crops, levels and noise.
-        hyper_learning_rate: of a hyperprior's h_a and h_s; as the other transforms' if None.
+        hyper_learning_rate: of the kernels of h_a and h_s; as the other transforms' if None.
     """
 
     lambdas: tuple[float, ...]
@@ -258,23 +259,32 @@ class RateDistortionTraining:
     def load_weights(self, path: Path) -> None:
         """Begin from the weights of another training's checkpoint.
 
-        Gains are taken only from a network with the same levels; bottleneck scaling begins without. What only this
-        training keeps account of, its buffers, stays as it is.
+        Gains are taken only from a network with the same levels; bottleneck scaling begins without. Buffers, by which a
+        training keeps account of itself, stay as they are.
 
         Raises:
-            CheckpointError: if it cannot be read or holds another network.
+            CheckpointError: if it cannot be read or holds another network, one with buffers of its own, or none of what
+                this training would leave as it is.
         """
         try:
             with safe_open(path, "pt") as file:
                 names = [name for name in file.keys() if name.startswith("network/")]  # noqa: SIM118
                 weights = {name.removeprefix("network/"): file.get_tensor(name) for name in names}
-            own = self.network.state_dict()
-            buffers = {name for name, _ in self.network.named_buffers()} - weights.keys()
+                identity = json.loads((file.metadata() or {}).get("identity", "{}"))
+            own, buffers = self.network.state_dict(), dict(self.network.named_buffers())
+            if accounts := sorted(buffers.keys() & weights.keys()):
+                raise CheckpointError(f"cannot begin from {path}: its encoder is shrunk already ({accounts[0]})")
             kept = {
                 name: value
                 for name, value in own.items()
                 if name in buffers or ("gain." in name and not _fits(name, value, weights))
             }
+            still = {name for name, parameter in self.network.named_parameters() if not parameter.requires_grad}
+            if missing := sorted(still & kept.keys()):
+                raise CheckpointError(f"cannot begin from {path}: {missing[0]} fits not, and would not be trained here")
+            theirs, ours = identity.get("lambdas"), self._identity["lambdas"]
+            if theirs != ours and any("gain." in name for name in still):
+                raise CheckpointError(f"cannot begin from {path}: its gains are of lambdas {theirs}, not {ours}")
             weights = {name: value for name, value in weights.items() if "gain." not in name or name in own}
             self.network.load_state_dict({**weights, **kept})
         except (SafetensorError, OSError, RuntimeError) as error:

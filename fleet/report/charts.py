@@ -106,18 +106,19 @@ def compute_over_rate(runs: Sequence[MeasuredRun], looks: Looks, worth: Quantity
     """Return multiply-accumulates of encoding a frame over bpp, markers coloured by what the frames are worth."""
     figure = _figure("bpp of the uploads", "GMAC per encoded frame", log_x=True)
     for run, line, arms in _curves(runs):
-        shown = [(arm, value) for arm in arms if arm.upload.encode_gmac and (value := worth.of(arm)) is not None]
+        shown = [arm for arm in arms if arm.upload.encode_gmac and worth.of(arm) is not None]
         if shown:
             style = _styled(looks[run.name, line], arms)
-            colours = {"color": [value for _, value in shown], "coloraxis": "coloraxis", "size": 12}
+            colours = {"color": [worth.of(arm) for arm in shown], "coloraxis": "coloraxis", "size": 12}
             style["marker"] = {**style["marker"], **colours}
-            gmacs = [gmac_per_encoded_frame(arm) for arm, _ in shown]
             figure.add_scatter(
-                x=[arm.upload.bpp for arm, _ in shown],
-                y=gmacs,
+                x=[arm.upload.bpp for arm in shown],
+                y=[arm.gmac_per_encoded_frame for arm in shown],
                 customdata=[
-                    _told(run, arm, [f"{number(gmac, 2)} GMAC per encoded frame", worth.told(arm)])
-                    for (arm, _), gmac in zip(shown, gmacs, strict=True)
+                    _told(
+                        run, arm, [f"{number(arm.gmac_per_encoded_frame, 2)} GMAC per encoded frame", worth.told(arm)]
+                    )
+                    for arm in shown
                 ],
                 **style,
             )
@@ -127,11 +128,6 @@ def compute_over_rate(runs: Sequence[MeasuredRun], looks: Looks, worth: Quantity
     figure.update_yaxes(type="log")
     _label_rates(figure)
     return figure
-
-
-def gmac_per_encoded_frame(arm: MeasuredArm) -> float:
-    """Return billions of multiply-accumulates, those of a policy's trials shared out; 0 if nothing was encoded."""
-    return arm.upload.encode_gmac / max(1, sum(arm.upload.points_used.values()))
 
 
 def over_time(

@@ -1,20 +1,20 @@
 """Rate, compute and mIoU in one picture: what a network asks of a vehicle's computer, and what that is worth.
 
-Not here: the energy and time of encoding, which depend on the device (`delivery`).
+Not here: energy (`delivery`).
 """
 
 from collections.abc import Sequence
 
-from roadbits.fleet.report.charts import Looks, Quantity, chart, compute_over_rate, gmac_per_encoded_frame
-from roadbits.fleet.report.markup import Column, Html, element, section, table
-from roadbits.fleet.report.measured import MeasuredArm, MeasuredRun, setups_of
+from roadbits.fleet.report.charts import Looks, Quantity, chart, compute_over_rate
+from roadbits.fleet.report.markup import Cell, Column, Html, element, section, table
+from roadbits.fleet.report.measured import MeasuredRun
 from roadbits.fleet.report.palette import legend
 from roadbits.fleet.report.segmentation import arm_cells, arm_columns
 from roadbits.fleet.report.wording import number, spread
 
 _COLUMNS = (
     Column("bpp"),
-    Column("GMAC per frame", "multiply-accumulates per encoded frame"),
+    Column("GMAC per encoded frame"),
     Column("encoding, s", "device seconds per encoded frame"),
     Column("latency, s", "capture to arrival, mean over delivered frames"),
     Column("memory, MB", "weights and activations at the most demanding point used"),
@@ -25,25 +25,23 @@ _WORTH = ("CO", "RO", "CC", "RC")
 
 def compute_section(runs: Sequence[MeasuredRun], looks: Looks) -> Html | None:
     """Return the chart of multiply-accumulates over rate, coloured by mIoU, else by PSNR; None if no arm has any."""
-    arms = [arm for run in runs for arm in run.arms if arm.upload.bpp > 0]
-    charged = [arm for arm in arms if arm.upload.encode_gmac > 0]
+    travelled = [arm for run in runs for arm in run.arms if arm.upload.bpp > 0]
+    charged = [arm for arm in travelled if arm.upload.encode_gmac > 0]
     if not charged:
         return None
-    measured = setups_of(charged)
-    setup = next((setup for setup in _WORTH if setup in measured), None)
+    delivered = [arm for arm in charged if arm.upload.delivered]
+    setup = next((setup for setup in _WORTH if all(setup in arm.miou for arm in delivered)), None)
     worth = _psnr() if setup is None else _miou(setup)
-    free = len({arm.upload.codec for arm in arms} - {arm.upload.codec for arm in charged})
     note = (
         "Multiply-accumulates of a vehicle's encoder, mean over the frames it encoded, a policy's trials included. "
         "Down and left is cheap, bright is good."
     )
-    left_out = " Codecs without networks have none and are left out." if free else ""
+    left_out = " Codecs without networks have none and are left out." if len(charged) < len(travelled) else ""
+    lines = {(run.name, arm.line) for run in runs for arm in run.arms if arm.upload.encode_gmac > 0}
     return section(
         "compute",
         "Rate against compute",
-        element(
-            "div", legend({line: look for line, look in looks.items() if line[1] in _lines(charged)}), class_="controls"
-        ),
+        element("div", legend({key: look for key, look in looks.items() if key in lines}), class_="controls"),
         chart("compute-rate", compute_over_rate(runs, looks, worth), f"Coloured by {worth.name}"),
         element("p", note + left_out, class_="note"),
         _table(runs, worth),
@@ -54,23 +52,19 @@ def _table(runs: Sequence[MeasuredRun], worth: Quantity) -> Html:
     """Return what the arms with networks ask of a device, by rising multiply-accumulates."""
     columns = [*arm_columns(runs), *_COLUMNS, Column(worth.name)]
     arms = [(run, arm) for run in runs for arm in run.arms if arm.upload.encode_gmac > 0]
-    rows = [
+    rows: list[list[str | Cell]] = [
         [
             *arm_cells(runs, run, arm),
             number(arm.upload.bpp, 3),
-            number(gmac_per_encoded_frame(arm), 2),
+            number(arm.gmac_per_encoded_frame, 2),
             number(arm.upload.encode_s, 3),
             number(arm.upload.latency_mean_s if arm.upload.delivered else None, 2),
             number(arm.upload.encode_memory_bytes / 1e6, 1),
             number(worth.of(arm), 1),
         ]
-        for run, arm in sorted(arms, key=lambda pair: gmac_per_encoded_frame(pair[1]))
+        for run, arm in sorted(arms, key=lambda pair: pair[1].gmac_per_encoded_frame or 0)
     ]
     return table(columns, rows)
-
-
-def _lines(arms: Sequence[MeasuredArm]) -> set[str]:
-    return {arm.line for arm in arms}
 
 
 def _miou(setup: str) -> Quantity:

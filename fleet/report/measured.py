@@ -90,6 +90,12 @@ class MeasuredArm:
         """Energy of encoding and sending per delivered frame; None if none was delivered."""
         return self.upload.energy_j / self.upload.delivered if self.upload.delivered else None
 
+    @property
+    def gmac_per_encoded_frame(self) -> float | None:
+        """Billions of multiply-accumulates, those of a policy's trials shared out; None if nothing was encoded."""
+        encoded = sum(self.upload.points_used.values())
+        return self.upload.encode_gmac / encoded if encoded else None
+
     def _difference(self, setup: str, other: str) -> float | None:
         if setup not in self.miou or other not in self.miou:
             return None
@@ -139,13 +145,20 @@ def cheapest_first(arms: Sequence[MeasuredArm]) -> list[MeasuredArm]:
 
 
 def _lines(uploads: Sequence[UploadRow]) -> list[str]:
-    """Return the codec of each, with all settings but the last where several fixed points have them in common."""
-    settings = [row.point.rpartition(",")[0] if row.policy == "fixed" else "" for row in uploads]
-    times = Counter((row.codec, common) for row, common in zip(uploads, settings, strict=True))
+    """Return the codec of each, with the width of a codec that has a width with several fixed points."""
+    widths = [_width(row) for row in uploads]
+    times = Counter((row.codec, width) for row, width in zip(uploads, widths, strict=True) if width)
+    split = {codec for (codec, _), count in times.items() if count > 1}
     return [
-        f"{row.codec} {common}" if common and times[row.codec, common] > 1 else row.codec
-        for row, common in zip(uploads, settings, strict=True)
+        f"{row.codec} {width}" if width and row.codec in split else row.codec
+        for row, width in zip(uploads, widths, strict=True)
     ]
+
+
+def _width(row: UploadRow) -> str:
+    """Return the width of a fixed point, which also has another setting; else nothing."""
+    settings = row.point.split(",") if row.policy == "fixed" else []
+    return next((each for each in settings if each.startswith("width=")), "") if len(settings) > 1 else ""
 
 
 def _measured(upload: UploadRow, downstream: Sequence[DownstreamRow], line: str) -> MeasuredArm:

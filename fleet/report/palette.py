@@ -1,4 +1,4 @@
-"""How lines look: one look per run and codec, the same in every chart and legend.
+"""How lines look: one look per run and line of arms, the same in every chart and legend.
 
 Colours: Okabe & Ito, "Color Universal Design", 2008, without the yellow that vanishes on white. A symbol repeats what
 the colour says, so the charts read without colour.
@@ -43,10 +43,10 @@ def looks_of(runs: Sequence[MeasuredRun]) -> dict[tuple[str, str], Look]:
     """
     lines = list(dict.fromkeys((run.name, arm.line) for run in runs for arm in run.arms))
     names = [run.name for run in runs]
-    arms = list(dict.fromkeys(line for _, line in lines))
+    labels = list(dict.fromkeys(line for _, line in lines))
     looks = {}
     for position, (name, line) in enumerate(lines):
-        at = names.index(name) if len(arms) == 1 else arms.index(line)
+        at = names.index(name) if len(labels) == 1 else labels.index(line)
         symbol, glyph = SYMBOLS[at % len(SYMBOLS)]
         label = line if len(names) == 1 else f"{name} · {line}"
         dash = _DASHES[names.index(name) % len(_DASHES)]

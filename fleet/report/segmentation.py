@@ -31,7 +31,7 @@ def miou_section(runs: Sequence[MeasuredRun], looks: Looks) -> Html:
     ]
     note = (
         "Mean over seeds; bars reach from the lowest to the highest seed. Dashed: OO, its band from lowest to highest. "
-        "Click a codec to hide it; point at a marker for each seed."
+        "Click a name to hide its line; point at a marker for each seed."
     )
     axis = switch("bpp axis", "axis", "miou", [("log", "log"), ("linear", "linear")])
     controls = element("div", join([legend(looks), axis]), class_="controls")

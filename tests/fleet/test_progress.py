@@ -64,10 +64,19 @@ def test_a_narrow_terminal_cuts_the_note_and_not_the_counts(
     columns: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("COLUMNS", columns)
-    with Display().bar("train", 15000) as bar:
+    with Display().bar("train", 15000, note_width=56) as bar:
         bar.set(7500, "loss 10.949  0.845 bpp  24.87 dB  1.26 steps/s")
     line = capsys.readouterr().err.strip()
     assert "7500/15000" in line
     assert "loss" in line
     assert ("steps/s" in line) == (columns == "160")
     assert len(line) <= int(columns)
+
+
+def test_a_bar_without_a_note_is_as_wide_as_it_can_be(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    with Display().bar("collect", 240) as bar:
+        bar.set(240)
+    assert capsys.readouterr().err.count("\u2501") >= 30

@@ -197,7 +197,11 @@ SLIM = "{kind: slimcae, widths: [8, 12, 16]}"
             "start dct needs transforms of three layers",
         ),
         ("{kind: cae, channels: 8}\nstart: dct\nstart_from: other", "give one of them"),
-        ("{kind: cae, channels: 8}\nmask_decay: {channels: 4, steps: 2}", "give start_from"),
+        ("{kind: cae, channels: 8}\nmask_decay: {channels: 4, steps: 2}", "give its checkpoint as start_from"),
+        (
+            "{kind: cae, method: mae, channels: 8}\nstart_from: other\nmask_decay: {channels: 4, steps: 2}",
+            "of method gain, got cae",
+        ),
         (
             "{kind: cae, channels: 8}\nstart_from: other\nmask_decay: {channels: 8, steps: 2}",
             "mask_decay needs fewer channels than the codec's 8",

@@ -392,6 +392,28 @@ def test_an_encoder_shrinks_beside_a_decoder_that_stays(monkeypatch: pytest.Monk
     assert same(checkpoint("small"), checkpoint("halves"))
 
 
+def test_an_encoder_shrinks_only_once_and_beside_gains_of_its_lambdas() -> None:
+    done(config("large", steps="2"), "--out", "large")
+    start = {"steps": "3", "mask_decay": "{channels: 3, steps: 2}"}
+    done(config("small", start_from="large/checkpoint.safetensors", **start), "--out", "small")
+    again = config("again", start_from="small/checkpoint.safetensors", **start)
+    assert "shrunk already" in failed(2, again, "--out", "again")
+    for lambdas, words in (("[0.001, 0.01]", "its gains are of lambdas"), ("[0.01]", "would not be trained here")):
+        other = config("other", start_from="large/checkpoint.safetensors", lambdas=lambdas, **start)
+        assert words in failed(2, other, "--out", "other")
+
+
+def test_a_start_that_is_not_there_is_told_before_anything_is_written() -> None:
+    assert "nowhere.safetensors" in failed(2, config(start_from="nowhere.safetensors"), "--out", "new")
+    assert not Path("new").exists()
+
+
+def test_keys_are_set_on_the_command_line() -> None:
+    done(config(), "--out", "set", "--set", "steps=3", "--set", "codec.channels=6")
+    assert "channels: 6" in Path("set/config.yaml").read_text()
+    assert "steps" in failed(2, config(), "--set", "steps=none")
+
+
 def test_weights_of_another_network_are_no_start() -> None:
     done(config("first", steps="1"), "--out", "first")
     wider = config("second", codec="{kind: cae, channels: 16}", start_from="first/checkpoint.safetensors")

@@ -20,6 +20,7 @@ from roadbits.codecs.training.rate_distortion import (
     RateDistortionTraining,
     Schedule,
     TrainingError,
+    _optimisers,
 )
 
 LAMBDAS = (0.002, 0.05)
@@ -251,3 +252,19 @@ def test_a_broken_weight_is_never_saved(crops: CropSampler, tmp_path: Path) -> N
     with pytest.raises(TrainingError, match=r"step 0: network/g_a\.0\.weight is not finite"):
         training.save(path)
     assert path.read_bytes() == good
+
+
+@pytest.mark.parametrize("hyper_learning_rate", [None, 4e-3])
+def test_kernels_of_hyper_transforms_may_have_a_learning_rate_of_their_own(hyper_learning_rate: float | None) -> None:
+    network = Hyperprior(4, 6, (0.01,))
+    schedule = Schedule((0.01,), 10, learning_rate=1e-3, hyper_learning_rate=hyper_learning_rate)
+    rates = {
+        id(parameter): group["full_lr"]
+        for optimiser in _optimisers(network, schedule)
+        for group in optimiser.param_groups
+        for parameter in group["params"]
+    }
+    for name, parameter in network.named_parameters():
+        if parameter.ndim == 4:
+            own = hyper_learning_rate if name.startswith("h_") else None
+            assert rates[id(parameter)] == (own or 1e-3), name

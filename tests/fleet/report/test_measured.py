@@ -53,7 +53,7 @@ def test_a_class_that_occurs_for_some_seed_is_not_absent(results: Results) -> No
 
 
 def test_widths_with_several_points_are_lines_of_their_own(results: Results) -> None:
-    points = ["width=48,lambda=0.01", "width=48,lambda=0.02", "width=96,lambda=0.01", "target-bpp=0.4"]
+    points = ["width=48,lambda=0.01", "lambda=0.02,width=48", "width=96,lambda=0.01", "target-bpp=0.4"]
     policies = ["fixed", "fixed", "fixed", "target-bpp"]
     uploads = [
         replace(results.uploads[0], codec="slimcae", point=point, policy=policy)
@@ -61,5 +61,13 @@ def test_widths_with_several_points_are_lines_of_their_own(results: Results) -> 
     ]
     arms = measured_arms(replace(results, uploads=[*results.uploads, *uploads]))
     lines = [arm.line for arm in arms[len(results.uploads) :]]
-    assert lines == ["slimcae width=48", "slimcae width=48", "slimcae", "slimcae"]
+    assert lines == ["slimcae width=48", "slimcae width=48", "slimcae width=96", "slimcae"]
     assert [arm.line for arm in arms[: len(results.uploads)]] == ["jpeg", "jpeg", "webp"]
+
+
+@pytest.mark.parametrize(
+    "points", [["lambda=0.01,bin=1", "lambda=0.01,bin=2", "lambda=0.02,bin=1"], ["width=48", "width=96"]]
+)
+def test_points_that_differ_in_rate_alone_are_one_line(points: list[str], results: Results) -> None:
+    uploads = [replace(results.uploads[0], codec="neural", point=point) for point in points]
+    assert {arm.line for arm in measured_arms(replace(results, uploads=uploads, downstream=[]))} == {"neural"}

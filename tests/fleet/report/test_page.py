@@ -107,7 +107,7 @@ def test_compute_is_drawn_over_rate_by_width_and_coloured_by_miou(results: Resul
     assert wide["y"] == pytest.approx([0.48, 0.48])
     assert wide["marker"]["color"] == pytest.approx([50.0, 50.0])
     assert "0.48 GMAC per encoded frame" in wide["customdata"][0]
-    assert "left out" in text
+    assert "Codecs without networks have none" in text
     assert text.count("<td>45.6</td>") == 4
 
 
@@ -117,6 +117,22 @@ def test_compute_without_segmentation_is_coloured_by_psnr_and_without_networks_n
     text = _page(save_run(slim(results, downstream=[])))
     assert _data(text, "compute-rate-figure")["data"][0]["marker"]["color"] == pytest.approx([27.125, 27.125])
     assert "compute-rate-figure" not in _page(save_run(results, "legacy"))
+
+
+def test_compute_of_runs_with_different_setups_is_coloured_by_what_all_have(results: Results, save_run: Save) -> None:
+    both = slim(results)
+    rows = [
+        replace(results.downstream[0], codec="slimcae", point=row.point, setup="CO", miou=0.5)
+        for row in both.uploads
+        if row.codec == "slimcae"
+    ]
+    only = [row for row in both.uploads if row.codec == "slimcae"]
+    measured = replace(both, uploads=only, downstream=rows)
+    text = _page(save_run(measured, "measured"), save_run(replace(both, uploads=only, downstream=[]), "unmeasured"))
+    figure = _data(text, "compute-rate-figure")
+    assert len(figure["data"]) == 4
+    assert {value for trace in figure["data"] for value in trace["marker"]["color"]} == {27.125}
+    assert "Codecs without networks have none" not in text
 
 
 def test_tables_hold_decomposition_deliveries_and_classes(results: Results, save_run: Save) -> None:
