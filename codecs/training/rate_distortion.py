@@ -230,7 +230,7 @@ class RateDistortionTraining:
     def load(self, path: Path) -> None:
         """Go on from a checkpoint.
 
-        The number of steps may differ as long as neither schedule had begun to cool down.
+        Steps and cooldown may differ as long as neither schedule had begun to cool down.
 
         Raises:
             CheckpointError: if it cannot be read or belongs to another configuration.
@@ -294,13 +294,17 @@ class RateDistortionTraining:
         differing = [
             f"{key}: {identity.get(key)!r} there, {self._identity.get(key)!r} here"
             for key in sorted({*identity, *self._identity})
-            if identity.get(key) != self._identity.get(key) and key != "steps"
+            if identity.get(key) != self._identity.get(key) and key not in ("steps", "cooldown")
         ]
-        if identity.get("steps") != self.schedule.steps:
-            fall = round(float(str(identity.get("steps", 0))) * (1 - self.schedule.cooldown))
+        theirs = [float(str(identity.get(key, 0))) for key in ("steps", "cooldown")]
+        if theirs != [self.schedule.steps, self.schedule.cooldown]:
+            fall = round(theirs[0] * (1 - theirs[1]))
             if step > min(self.schedule.fall_begins, fall):
-                steps = f"{identity.get('steps')} there, {self.schedule.steps} here"
-                differing.append(f"steps: {steps}, and step {step} is in a cooldown")
+                there, here = (
+                    f"{steps:g} with a cooldown of {cooldown:g}"
+                    for steps, cooldown in (theirs, (self.schedule.steps, self.schedule.cooldown))
+                )
+                differing.append(f"steps: {there} there, {here} here, and step {step} is in a cooldown")
         if differing:
             raise CheckpointError(f"{path} is of another configuration: {'; '.join(differing)}")
 

@@ -187,15 +187,21 @@ def test_a_training_can_be_prolonged_before_its_cooldown_but_not_in_it(crops: Cr
     longer = new(crops, replace(SCHEDULE, steps=20))
     longer.load(tmp_path / "8")
     assert trained(longer, 99)[-1].step == 20
-    with pytest.raises(CheckpointError, match="steps: 12 there, 20 here, and step 9 is in a cooldown"):
+    with pytest.raises(
+        CheckpointError,
+        match=r"steps: 12 with a cooldown of 0\.\d+ there, 20 with .* here, and step 9 is in a cooldown",
+    ):
         new(crops, replace(SCHEDULE, steps=20)).load(tmp_path / "9")
 
 
-def test_prolonged_before_its_cooldown_a_training_equals_the_long_one(crops: CropSampler, tmp_path: Path) -> None:
+@pytest.mark.parametrize("cooldown", [0.3, 0.6])
+def test_prolonged_before_its_cooldown_a_training_equals_the_long_one(
+    cooldown: float, crops: CropSampler, tmp_path: Path
+) -> None:
     training = new(crops)
     trained(training, 8)
     training.save(tmp_path / "8")
-    longer, long = (new(crops, replace(SCHEDULE, steps=20)) for _ in range(2))
+    longer, long = (new(crops, replace(SCHEDULE, steps=20, cooldown=cooldown)) for _ in range(2))
     longer.load(tmp_path / "8")
     trained(longer, 10)
     trained(long, 10)
