@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from roadbits.codecs.neural.model_file import FrozenModel
+from roadbits.codecs.neural.slim_model import SlimModel, load_model
 from roadbits.codecs.training.rate_distortion import Schedule
 from roadbits.fleet.training_config import (
     FolderImages,
@@ -49,7 +49,7 @@ def edited(old: str, new: str) -> str:
 
 
 def test_the_recipes_of_the_shipped_weights_are_valid_and_have_their_file_s_name() -> None:
-    assert {path.stem for path in SHIPPED} >= {"cae", "hyperprior"}
+    assert {path.stem for path in SHIPPED} >= {"cae", "hyperprior", "slimcae"}
     for path in (*SHIPPED, *COMPARED):
         assert load_training(path).name == path.stem
     assert len(COMPARED) > 1
@@ -57,14 +57,18 @@ def test_the_recipes_of_the_shipped_weights_are_valid_and_have_their_file_s_name
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
 def test_the_shipped_weights_are_what_their_recipe_trains(path: Path) -> None:
-    words = load_training(path)
-    model = FrozenModel.load(path.with_suffix(".safetensors"))
-    description = model.description
-    assert description.architecture == words.codec.kind
-    assert description.steps == words.steps
-    assert [description.lambdas[position] for position in description.trained] == pytest.approx(words.lambdas)
-    assert model.g_a.layers[0].num_outputs == words.codec.channels
-    assert model.g_a.num_outputs == (words.codec.latent_channels or words.codec.channels)
+    words, loaded = load_training(path), load_model(path.with_suffix(".safetensors"))
+    codec, slim = words.codec, isinstance(loaded, SlimModel)
+    models, widths = (loaded.models, loaded.widths) if isinstance(loaded, SlimModel) else ((loaded,), None)
+    assert widths == getattr(codec, "widths", None)
+    latents = codec.latent_channels or (codec.widths if slim else codec.channels)
+    for model, width, latent in zip(models, widths or (codec.channels,), latents if slim else (latents,), strict=True):
+        description = model.description
+        assert ("slim" if slim else "") + description.architecture == codec.kind
+        assert description.steps == words.steps
+        assert [description.lambdas[position] for position in description.trained] == pytest.approx(words.lambdas)
+        assert model.g_a.layers[0].num_outputs == width
+        assert model.g_a.num_outputs == latent
 
 
 @pytest.mark.parametrize("path", [*SHIPPED, *COMPARED], ids=lambda path: path.stem)
