@@ -24,11 +24,12 @@ def print_codecs(codecs: Sequence[Codec], console: Console) -> None:
 
 
 def _points(codec: Codec) -> str:
-    """Return the ladder, its knob said once."""
-    settings = [point.settings for point in codec.points]
-    if any(len(each) != 1 for each in settings):
-        return "  ".join(map(str, codec.points))
-    return f"{settings[0][0][0]} " + " ".join(str(point).partition("=")[2] for point in codec.points)
+    """Return the values of every knob on the ladder, the knob said once."""
+    values: dict[str, list[float]] = {}
+    for point in codec.points:
+        for knob, value in point.settings:
+            values[knob] = sorted({*values.get(knob, ()), value})
+    return "  ".join(f"{knob} {' '.join(f'{each:g}' for each in known)}" for knob, known in values.items())
 
 
 def _costs(codec: Codec) -> tuple[str, ...]:

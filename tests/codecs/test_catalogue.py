@@ -113,7 +113,7 @@ def test_all_codecs_are_listed_once(shipped: dict[str, FrozenModel]) -> None:
 )
 def test_an_unknown_name_lists_those_there_are(name: str) -> None:
     message = (
-        f"no codec '{name}': choose from jpeg, jpeg2000, webp, avif, hevc-intra, cae, hyperprior, "
+        f"no codec '{name}': choose from jpeg, jpeg2000, webp, avif, hevc-intra, cae, hyperprior, slimcae, "
         "or NAME:FILE for weights of your own, of cae, hyperprior, scaling, mae"
     )
     with pytest.raises(ValueError, match=message):

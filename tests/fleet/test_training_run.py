@@ -432,6 +432,7 @@ def test_an_identity_names_codec_and_data() -> None:
         "codec.layers": 3,
         "codec.means": True,
         "busiest_of": 1,
+        "mask_decay": None,
         "data[0].weight": 1,
         "data[0].decimated": 0.0,
         "data[0].digest": "abc",
