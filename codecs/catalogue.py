@@ -15,7 +15,7 @@ from roadbits.codecs.bitstream import BitstreamError, CodecId, unpack
 from roadbits.codecs.codec import Codec, Image
 from roadbits.codecs.legacy.hevc import HEVC_INTRA
 from roadbits.codecs.legacy.stills import AVIF, JPEG, JPEG2000, WEBP
-from roadbits.codecs.neural.model_file import ModelFileError
+from roadbits.codecs.neural.model_file import FrozenModel, ModelFileError
 from roadbits.codecs.neural.slim_model import SlimModel, load_model
 from roadbits.codecs.neural.slim_still import SlimStill
 from roadbits.codecs.neural.still import NeuralStill
@@ -82,7 +82,7 @@ def _neural(name: str, kind: str, width: int | None, path: Path, modified_ns: in
         ModelFileError: if the file cannot be used, or holds another kind of codec.
         ValueError: if it has no such width.
     """
-    model = load_model(path)
+    model = _model(path, modified_ns, size)
     if isinstance(model, SlimModel):
         slim = _SLIM_NAMES[model.models[0].description.architecture]
         if kind != slim:
@@ -92,6 +92,12 @@ def _neural(name: str, kind: str, width: int | None, path: Path, modified_ns: in
     if kind not in (described.architecture, described.method):
         raise ModelFileError(f"the weights in {path} are of {described.architecture}, method {described.method}")
     return NeuralStill(name, model)
+
+
+@functools.lru_cache(maxsize=32)
+def _model(path: Path, modified_ns: int, size: int) -> FrozenModel | SlimModel:
+    """Return what a file holds, read once for all names of its widths."""
+    return load_model(path)
 
 
 def codec_of(payload: bytes, further: Sequence[Codec] = ()) -> Codec:

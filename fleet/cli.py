@@ -41,6 +41,12 @@ def _fail(message: object, code: int) -> NoReturn:
     raise SystemExit(code)
 
 
+def _settings(of_what: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Return the option that overrides keys of a file."""
+    told = f"Override {of_what}. Repeatable."
+    return click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help=told)
+
+
 def _exit_codes(command: Callable[..., None]) -> Callable[..., None]:
     """Turn the program's errors into one clear message and the promised exit code."""
     from roadbits.codecs.image import ImageFileError
@@ -105,7 +111,7 @@ def cli() -> None:
 )
 @click.option("--address", help="Join this Ray cluster instead of starting one, for example auto or 10.0.0.1:6379.")
 @click.option("--workers", type=click.IntRange(min=1), help="Ray workers. Default: one per processor.")
-@click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Override a scenario's key. Repeatable.")
+@_settings("a scenario's key")
 @click.option("--quiet", is_flag=True, help="Show no progress bars.")
 @_exit_codes
 def run(
@@ -195,7 +201,7 @@ def _scenario_path(text: str) -> Path:
 
 @cli.command()
 @click.argument("scenarios", nargs=-1, required=True, metavar="SCENARIO...")
-@click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Override a scenario's key. Repeatable.")
+@_settings("a scenario's key")
 @_exit_codes
 def check(scenarios: tuple[str, ...], settings: tuple[str, ...]) -> None:
     """Validate scenarios, print what would run, and what it costs in frames and bytes."""
@@ -377,13 +383,7 @@ def codecs() -> None:
 @click.option("--out", type=click.Path(path_type=Path, file_okay=False), help="Default: trainings/NAME.")
 @click.option("--resume", is_flag=True, help="Go on from the checkpoint in that folder.")
 @click.option("--threads", type=click.IntRange(min=1), help="Of torch; other numbers may round differently.")
-@click.option(
-    "--set",
-    "settings",
-    multiple=True,
-    metavar="KEY=VALUE",
-    help="Override a key of CONFIG; paths count from its folder.",
-)
+@_settings("a key of CONFIG, paths counting from its folder")
 @click.option("--quiet", is_flag=True, help="Show no progress bars.")
 @_exit_codes
 def train(

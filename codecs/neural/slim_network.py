@@ -7,7 +7,7 @@ Not here: which parameters are shared, and how (`slim_layers`); training (`train
 """
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Generic, TypeVar, cast
 
@@ -44,17 +44,27 @@ class SlimNetwork(SlimModules, Generic[Plain]):
         stride: of the plain networks.
     """
 
-    def __init__(self, widths: Sequence[int], plains: Sequence[Plain], gdn: GdnRecipe) -> None:
+    def __init__(
+        self,
+        widths: Sequence[int],
+        plains: Sequence[Plain],
+        gdn: GdnRecipe,
+        prepare: Callable[[Plain], None] | None = None,
+    ) -> None:
         """Take over the plain networks' initial values: the widest's kernels, everyone's own of what is not shared.
 
         Args:
             widths: rising.
             plains: a network of each.
             gdn: `switch` for a GDN for each width, `slim` for SlimGDN+.
+            prepare: gives each plain network its first weights.
 
         Raises:
             ValueError: if a network does not fit into the widest.
         """
+        if prepare:
+            for plain in plains:
+                prepare(plain)
         # Without memory, only to lend their forward passes; in a list, so that they do not count as modules.
         lenders = [copy.deepcopy(plain).to("meta") for plain in plains]
         super().__init__(plains, gdn)

@@ -42,7 +42,4 @@ class SlimCAE(SlimNetwork[CAE]):
         latents = widths if latent_widths is None else latent_widths
         check_widths(widths, lambdas=lambdas, latent_widths=latents)
         plains = [CAE(n, levels, m) for n, levels, m in zip(widths, lambdas, latents, strict=True)]
-        if prepare:
-            for plain in plains:
-                prepare(plain)
-        super().__init__(widths, plains, gdn)
+        super().__init__(widths, plains, gdn, prepare)

@@ -48,10 +48,7 @@ class SlimHyperprior(SlimNetwork[Hyperprior]):
             Hyperprior(n, m, levels, num_layers, means)
             for n, m, levels in zip(widths, latent_widths, lambdas, strict=True)
         ]
-        if prepare:
-            for plain in plains:
-                prepare(plain)
-        super().__init__(widths, plains, gdn)
+        super().__init__(widths, plains, gdn, prepare)
         last = str(len(plains[-1].h_s) - 1)
         h_s = cast(nn.Module, self.h_s)
         h_s.add_module(last, SlimKernel([plain.h_s.get_submodule(last) for plain in plains], num_blocks=1 + means))

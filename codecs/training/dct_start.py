@@ -42,11 +42,13 @@ _STEP = 4.7 / 255
 _OTHERS = 0.1
 """What the weights of channels that are no part of the DCT keep."""
 _NORMALISATION = 0.3
+"""What the roots of GDNs' weights keep: near a division by one."""
 _HYPER_GAIN = 10.0
-"""Of z's first kernel, which makes z about as wide as its step."""
+"""Of h_a's last kernel, which makes z about as wide as its step."""
 _HYPER_UP_GAIN = 2.0
 """Of h_s's first kernels, which keeps what they make as wide as z."""
 _HYPER_DEVIATION = 1.0
+"""Of z, in steps."""
 _LOGISTIC = 0.4
 """The scale of the logistic density that stands for coefficients of deviation 1: less than the 0.55 whose own deviation
 is 1, since coefficients are more peaked."""

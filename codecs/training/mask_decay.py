@@ -58,27 +58,22 @@ class FadingAnalysis(Transform):
         """Return every convolution but the last."""
         return [module for module in self if isinstance(module, nn.Conv2d)][:-1]
 
-    def _stays(self, number: int) -> Tensor:
-        return cast(Tensor, getattr(self, f"stays_{number}"))
-
-    def _masks(self) -> dict[nn.Module, Tensor]:
-        """Return what the outputs of the inner convolutions are multiplied by, (C,)."""
-        left = 1 - torch.clamp(cast(Tensor, self.steps_done) / self._steps, max=1)
-        return {
-            layer: stays + (1 - stays) * left
-            for layer, stays in ((layer, self._stays(number)) for number, layer in enumerate(self._inner()))
-        }
+    def _staying(self) -> dict[nn.Module, Tensor]:
+        """Return for each inner convolution which outputs stay, 1 or 0 (C,)."""
+        return {layer: cast(Tensor, getattr(self, f"stays_{number}")) for number, layer in enumerate(self._inner())}
 
     def forward(self, x: Tensor, levels: Tensor | None = None) -> Tensor:
         """Return the latent of x (B, 3, H, W); in training a step further on."""
         if self.training:
             self._choose_at_first()
             cast(Tensor, self.steps_done).add_(1)
-        masks = self._masks()
+        left = 1 - torch.clamp(cast(Tensor, self.steps_done) / self._steps, max=1)
+        staying = self._staying()
         for module in self:
             x = module(x)
-            if module in masks:
-                x = x * masks[module].to(x.dtype)[:, None, None]
+            if module in staying:
+                mask = staying[module] + (1 - staying[module]) * left
+                x = x * mask.to(x.dtype)[:, None, None]
         return x
 
     @torch.no_grad()
@@ -87,9 +82,8 @@ class FadingAnalysis(Transform):
         if self.steps_done:
             return
         convolutions = [module for module in self if isinstance(module, nn.Conv2d)]
-        for number, (maker, user) in enumerate(pairwise(convolutions)):
+        for (maker, user), stays in zip(pairwise(convolutions), self._staying().values(), strict=True):
             weight = maker.weight.flatten(1).norm(dim=1) * user.weight.transpose(0, 1).flatten(1).norm(dim=1)
-            stays = self._stays(number)
             stays.zero_()
             stays[weight.topk(self.keep).indices] = 1
 
@@ -97,7 +91,7 @@ class FadingAnalysis(Transform):
     def cut(self) -> Transform:
         """Return the transform of the channels that stay alone; what it computes is the same once all others faded."""
         self._choose_at_first()
-        staying = {layer: torch.nonzero(self._stays(number))[:, 0] for number, layer in enumerate(self._inner())}
+        staying = {layer: torch.nonzero(stays)[:, 0] for layer, stays in self._staying().items()}
         inputs, layers = torch.arange(3), list[nn.Module]()
         for module in self:
             if isinstance(module, nn.Conv2d):

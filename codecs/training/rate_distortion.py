@@ -15,7 +15,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import NamedTuple, Protocol, cast
 
@@ -287,7 +287,7 @@ class RateDistortionTraining:
                 raise CheckpointError(f"cannot begin from {path}: its gains are of lambdas {theirs}, not {ours}")
             weights = {name: value for name, value in weights.items() if "gain." not in name or name in own}
             self.network.load_state_dict({**weights, **kept})
-        except (SafetensorError, OSError, RuntimeError) as error:
+        except (SafetensorError, OSError, RuntimeError, ValueError) as error:
             raise CheckpointError(f"cannot begin from {path}: {error}") from error
 
     def _check_identity(self, path: Path, step: int, identity: dict[str, object]) -> None:
@@ -298,7 +298,7 @@ class RateDistortionTraining:
         ]
         theirs = [float(str(identity.get(key, 0))) for key in ("steps", "cooldown")]
         if theirs != [self.schedule.steps, self.schedule.cooldown]:
-            fall = round(theirs[0] * (1 - theirs[1]))
+            fall = replace(self.schedule, steps=int(theirs[0]), cooldown=theirs[1]).fall_begins
             if step > min(self.schedule.fall_begins, fall):
                 there, here = (
                     f"{steps:g} with a cooldown of {cooldown:g}"

@@ -24,12 +24,13 @@ def print_codecs(codecs: Sequence[Codec], console: Console) -> None:
 
 
 def _points(codec: Codec) -> str:
-    """Return the values of every knob on the ladder, the knob said once."""
-    values: dict[str, list[float]] = {}
-    for point in codec.points:
-        for knob, value in point.settings:
-            values[knob] = sorted({*values.get(knob, ()), value})
-    return "  ".join(f"{knob} {' '.join(f'{each:g}' for each in known)}" for knob, known in values.items())
+    """Return the values of every knob on the ladder, from its lowest rate up, the knob said once."""
+    lowest, highest = codec.points[0], codec.points[-1]
+    told = []
+    for knob, first in lowest.settings:
+        values = sorted({point[knob] for point in codec.points}, reverse=first > highest[knob])
+        told.append(" ".join([knob, *(f"{value:g}" for value in values)]))
+    return "  ".join(told)
 
 
 def _costs(codec: Codec) -> tuple[str, ...]:

@@ -343,7 +343,9 @@ def test_every_codec_is_listed_with_its_points() -> None:
     for line, codec in zip(lines, still_codecs(), strict=True):
         told = []
         for knob, _ in codec.points[0].settings:
-            told += [knob, *(f"{value:g}" for value in sorted({point[knob] for point in codec.points}))]
+            values = [point[knob] for point in codec.points]
+            is_only_knob = len(codec.points[0].settings) == 1
+            told += [knob, *(f"{value:g}" for value in (values if is_only_knob else sorted(set(values))))]
         assert line.split()[1 : 1 + len(told)] == told
         assert line.rstrip().endswith(codec.model_hash.hex())
 
