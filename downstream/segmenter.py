@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import nn
 from torch.nn import functional
 
+from roadbits.codecs.precision import reduced_precision
 from roadbits.downstream.depthwise import speed_up_depthwise
 from roadbits.downstream.pretrained import LITE0, load_lite0
 
@@ -84,12 +85,6 @@ class Segmenter(nn.Module):
         x = functional.pad(images.float() / 127.5 - 1, padding, mode="replicate")
         logits: torch.Tensor = self.network(x.contiguous(memory_format=torch.channels_last))
         return logits[..., :height, :width].float()
-
-
-def reduced_precision(device: torch.device) -> torch.autocast:
-    """Return the context in which networks compute: bfloat16, but float32 on a processor that would be slower in it."""
-    gains = device.type != "cpu" or torch.ops.mkldnn._is_mkldnn_bf16_supported()
-    return torch.autocast(device.type, torch.bfloat16, enabled=gains)
 
 
 def predict(segmenter: Segmenter, image: NDArray[np.uint8]) -> NDArray[np.uint8]:

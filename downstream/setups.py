@@ -8,7 +8,6 @@ completes the grid.
 Not here: training and measuring.
 """
 
-from collections.abc import Mapping, Sequence
 from enum import StrEnum
 
 
@@ -39,14 +38,3 @@ class Setup(StrEnum):
     def test(self) -> Frames:
         """The frames that test."""
         return Frames(self.value[1])
-
-
-def gap_closed(miou: Mapping[Setup, Sequence[float]]) -> float | None:
-    """Return the share of the gap that restoration closes, (RO - CO) / (OO - CO), over the mean mIoU of each.
-
-    None if a setup is missing or there is no gap to close.
-    """
-    if not all(miou.get(setup) for setup in (Setup.OO, Setup.CO, Setup.RO)):
-        return None
-    oo, co, ro = (sum(miou[setup]) / len(miou[setup]) for setup in (Setup.OO, Setup.CO, Setup.RO))
-    return (ro - co) / (oo - co) if oo > co else None

@@ -15,7 +15,9 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional
 
-from roadbits.downstream.segmenter import Segmenter, SegmenterSpec, reduced_precision
+from roadbits.codecs.precision import best_device, reduced_precision
+from roadbits.downstream.degradation import degraded
+from roadbits.downstream.segmenter import Segmenter, SegmenterSpec
 
 IGNORED = 255
 
@@ -33,6 +35,7 @@ class TrainingSpec:
         weight_decay: of AdamW.
         class_balance: exponent of the inverse class frequency that weighs the loss; 0 is plain cross-entropy.
         threads: torch threads. The result depends on it, hence it is part of the recipe and not of the machine.
+        degrades: blur, sharpen and compress crops at random: see `degraded`.
     """
 
     steps: int
@@ -43,6 +46,7 @@ class TrainingSpec:
     weight_decay: float = 1e-2
     class_balance: float = 0.25
     threads: int = 1
+    degrades: bool = False
 
 
 class TrainingDiverged(Exception):
@@ -84,7 +88,7 @@ def train_segmenter(
     torch.set_num_threads(recipe.threads)
     torch.manual_seed(seed)
     generator = np.random.default_rng(np.random.SeedSequence([seed, 0x5E6]))
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = best_device()
     segmenter = Segmenter(network, num_classes).to(device).train()
     optimiser, schedule = _optimiser(segmenter, recipe)
     weights = _class_weights(labels, num_classes, recipe.class_balance).to(device)
@@ -173,5 +177,6 @@ def _batch(
         crop = label[top : top + height, left : left + width][:, ::step]
         rows, columns = crop.shape
         y[slot, :rows, :columns] = np.where(crop < num_classes, crop, IGNORED)
-        x[slot, :rows, :columns] = image[top : top + height, left : left + width][:, ::step]
+        cut = image[top : top + height, left : left + width]
+        x[slot, :rows, :columns] = (degraded(cut, generator) if recipe.degrades else cut)[:, ::step]
     return torch.from_numpy(np.ascontiguousarray(x.transpose(0, 3, 1, 2))), torch.from_numpy(y)

@@ -33,12 +33,21 @@ class LabelledSet:
 
 @dataclass(frozen=True, eq=False)
 class Training:
-    """One segmenter to train."""
+    """One segmenter to train.
+
+    Attributes:
+        frames: to train on.
+        words: the segmenter's words.
+        num_classes: K.
+        seed: of weights and crops.
+        degrades: blur, sharpen and compress crops at random.
+    """
 
     frames: Shared[LabelledSet]
     words: Downstream
     num_classes: int
     seed: int
+    degrades: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,6 +106,7 @@ def train(job: Training, report: Report) -> Trained:
         weight_decay=words.weight_decay,
         class_balance=words.class_balance,
         threads=words.threads,
+        degrades=job.degrades,
     )
     losses: list[float] = []
     every = max(1, words.steps // 20)

@@ -16,7 +16,7 @@ from roadbits.fleet.backend import Backend
 from roadbits.fleet.cameras.frame import Frame, FrameSource
 from roadbits.fleet.collection import drive_lengths
 from roadbits.fleet.scenario import Scenario
-from roadbits.fleet.sources import test_sources, train_source
+from roadbits.fleet.sources import reference_sources, test_sources, train_source
 from roadbits.fleet.vehicle import frames_from
 
 _BATCH_FRAMES = 16
@@ -28,8 +28,8 @@ class Batch:
 
     Attributes:
         scenario: the whole run's words.
-        split: `train` or `test`.
-        part: the vehicle's number, or the test source's position.
+        split: `train`, `reference` or `test`.
+        part: the vehicle's number, or the position of the source.
         first: position of the batch's first frame.
     """
 
@@ -42,7 +42,13 @@ class Batch:
 def _source(scenario: Scenario, split: str, part: int) -> FrameSource:
     if split == "train":
         return train_source(scenario.cameras, scenario.seed, part, scenario.fleet.num_vehicles)
-    return test_sources(scenario.cameras, scenario.seed)[part]
+    return _sources(scenario, split)[part]
+
+
+def _sources(scenario: Scenario, split: str) -> list[FrameSource]:
+    """Return what the split's frames come from, vehicles aside."""
+    opened = reference_sources if split == "reference" else test_sources
+    return opened(scenario.cameras, scenario.seed)
 
 
 def capture(batch: Batch) -> list[Frame]:
@@ -61,10 +67,7 @@ def batches(scenario: Scenario, split: str) -> list[Batch]:
     Raises:
         DataError: if the data cannot be read as declared.
     """
-    if split == "train":
-        lengths = drive_lengths(scenario)
-    else:
-        lengths = [len(source) for source in test_sources(scenario.cameras, scenario.seed)]
+    lengths = drive_lengths(scenario) if split == "train" else [len(source) for source in _sources(scenario, split)]
     return [
         Batch(scenario, split, part, first)
         for part, length in enumerate(lengths)

@@ -5,36 +5,49 @@ A key names exactly what a stage depends on, so that a changed scenario redoes o
 Not here: doing it (`run`).
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 from roadbits.codecs.catalogue import codec_named
 from roadbits.codecs.codec import OperatingPoint
 from roadbits.downstream.setups import Frames, Setup
+from roadbits.fleet.restoration_words import Remedy, Restoration, RestorerKind
 from roadbits.fleet.scenario import Scenario
 from roadbits.fleet.stages import stage_key
 from roadbits.fleet.vehicle import Arm, arms_of, rules_of
 
-_FORMAT = 2
+_FORMAT = 3
 """Raised when a stage's files or meaning change, so that old ones are not taken for new."""
 _COLLECTION_FORMAT = 3
 """Likewise, of the collection alone."""
+_FEW = 5
+"""Points of a policy's ladder that restorers learn."""
 SHOWN_FRAMES = 3
 """Test frames whose predictions are kept for the report."""
 
 
 @dataclass(frozen=True)
 class TrainingJob:
-    """A segmenter to train: on originals (no arm) or on an arm's decoded uploads, with one seed."""
+    """A segmenter to train with one seed.
+
+    Attributes:
+        arm: whose uploads it trains on; None for the originals.
+        seed: of its weights and crops.
+        restorer: that restored them before, if any.
+        remedy: what was done instead of restoring, if anything.
+    """
 
     arm: Arm | None
     seed: int
+    restorer: RestorerKind | None = None
+    remedy: Remedy | None = None
 
     @property
     def frames_name(self) -> str:
-        """What it trains on, for people: `originals` or the arm's key."""
-        return self.arm.key if self.arm else "originals"
+        """What it trains on, for people: `originals` or the arm's key, and what was done to its frames."""
+        name = self.arm.key if self.arm else "originals"
+        return f"{name}, {self.restorer or self.remedy}" if self.restorer or self.remedy else name
 
 
 @dataclass(frozen=True)
@@ -66,6 +79,11 @@ class Plan:
         """The setups to measure."""
         return tuple(map(Setup, self.scenario.downstream.setups)) if self.scenario.downstream else ()
 
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """The segmenters' seeds."""
+        return self.scenario.downstream.seeds if self.scenario.downstream else ()
+
     def collect_key(self) -> str:
         """Return the key of the collection."""
         words = self.scenario.model_dump(mode="json", include={"cameras", "fleet", "codecs", "seed"})
@@ -93,23 +111,111 @@ class Plan:
         assert self.scenario.downstream is not None
         words = self.scenario.downstream.model_dump(mode="json", exclude={"seeds", "setups"})
         frames = self.decode_key(job.arm) if job.arm else self.originals_key("train")
+        if job.arm and job.restorer:
+            frames = self.restore_key(job.arm, job.restorer)
+        if job.remedy:
+            words["remedy"] = [job.remedy]
+        if job.remedy == "references":
+            words["remedy"] += [self.originals_key("reference"), self._restoration.reference_frames]
         return stage_key("train", format=_FORMAT, frames=frames, seed=job.seed, **words)
+
+    @property
+    def _restoration(self) -> Restoration:
+        assert self.scenario.restoration is not None
+        return self.scenario.restoration
+
+    def learned(self) -> list[Arm]:
+        """Return the codecs and fixed points that restorers learn: a policy's arm stands for a few of its ladder."""
+        words, arms = self._restoration, list[Arm]()
+        if not words.only_trained_on:
+            for arm in self.arms:
+                fixed = self.fixed_point(arm)
+                points = (fixed,) if fixed else _few(codec_named(arm.codec).points)
+                arms += [Arm(arm.codec, str(point)) for point in points]
+        arms += [
+            Arm(choice.name, str(rule))
+            for choice in words.trained_on
+            for rule in choice.rules
+            if isinstance(rule, OperatingPoint)
+        ]
+        return list(dict.fromkeys(arms))
+
+    def pairs_key(self, learned: Arm) -> str:
+        """Return the key of what one codec makes of the reference frames at one point."""
+        words = {"arm": learned.key, "weights": _weights(learned), "originals": self.originals_key("reference")}
+        return stage_key("pairs", format=_FORMAT, **words)
+
+    def restorer_key(self, kind: RestorerKind | None, step: int | None = None, teacher: str = "") -> str:
+        """Return the key of a restorer: of the phase common to all without a kind; at some step, while it trains."""
+        include = {"reference_frames", "channels", "blocks", "first_steps", "batch_size", "crop", "learning_rate"}
+        include |= {"seed", "threads", *(["steps"] if kind else [])}
+        words = self._restoration.model_dump(mode="json", include=include)
+        pairs = [self.pairs_key(learned) for learned in self.learned()]
+        return stage_key("restorer", format=_FORMAT, pairs=pairs, kind=kind, step=step, teacher=teacher, **words)
+
+    def tuning_key(self, learned: Arm) -> str:
+        """Return the key of a filter, tuned on what one codec makes of the reference frames at one point."""
+        return stage_key(
+            "tune", format=_FORMAT, pairs=self.pairs_key(learned), frames=self._restoration.reference_frames
+        )
+
+    def teacher_job(self) -> TrainingJob:
+        """Return the segmenter that restorers of kind `task` are to please: of the first arm's uploads and seed."""
+        words = self.scenario.downstream
+        return TrainingJob(self.arms[0], words.seeds[0] if words else 0)
+
+    def restore_key(self, arm: Arm, kind: RestorerKind | None) -> str:
+        """Return the key of an arm's restored uploads; without a restorer they are only measured."""
+        restorer: list[str] = []
+        if kind == "unsharp":
+            restorer = [self.tuning_key(learned) for learned in self.learned()]
+        elif kind:
+            restorer = [self.final_key(kind), self._restoration.condition]
+        return stage_key("restore", format=_FORMAT, decoded=self.decode_key(arm), restorer=restorer)
+
+    def final_key(self, kind: RestorerKind) -> str:
+        """Return the key of a restorer that is done."""
+        return self.restorer_key(kind, None, self.train_key(self.teacher_job()) if kind == "task" else "")
 
     def measure_key(self, job: MeasuringJob) -> str:
         """Return the key of a measurement."""
         frames = self.on_board_key(job.arm) if job.arm else self.originals_key("test")
         return stage_key("measure", format=_FORMAT, frames=frames, segmenter=self.train_key(job.training))
 
-    def job_of(self, setup: Setup, arm: Arm, seed: int) -> MeasuringJob:
-        """Return what measures a setup of an arm with one seed."""
-        training = TrainingJob(None if setup.training is Frames.ORIGINAL else arm, seed)
-        return MeasuringJob(training, None if setup.test is Frames.ORIGINAL else arm)
+    def jobs_of(self, setup: Setup, arm: Arm, seed: int) -> list[MeasuringJob]:
+        """Return what measures a setup of an arm with one seed: of a restored one a job for each restorer."""
+        tested = None if setup.test is Frames.ORIGINAL else arm
+        match setup.training:
+            case Frames.ORIGINAL:
+                return [MeasuringJob(TrainingJob(None, seed), tested)]
+            case Frames.COMPRESSED:
+                return [MeasuringJob(TrainingJob(arm, seed), tested)]
+            case Frames.RESTORED:
+                return [MeasuringJob(TrainingJob(arm, seed, kind), tested) for kind in self.restorers_of(arm)]
+
+    def comparison_jobs(self, arm: Arm, seed: int) -> list[MeasuringJob]:
+        """Return what restoration of an arm is compared with, on originals: OO, CO and the remedies."""
+        words = self.scenario.restoration
+        if words is None or not self.restorers_of(arm):
+            return []
+        remedies = [TrainingJob(arm, seed, None, remedy) for remedy in words.remedies]
+        restored = [TrainingJob(arm, seed, kind) for kind in self.restorers_of(arm)]
+        trainings = [TrainingJob(None, seed), TrainingJob(arm, seed), *remedies, *restored]
+        return [MeasuringJob(training, None) for training in trainings]
+
+    def restorers_of(self, arm: Arm) -> tuple[RestorerKind, ...]:
+        """Return which restorers an arm's uploads go through."""
+        words = self.scenario.restoration
+        return words.restorers if words and (not words.arms or arm.key in words.arms) else ()
 
     def measuring_jobs(self) -> list[MeasuringJob]:
         """Return every measurement, each once."""
-        words = self.scenario.downstream
-        seeds = words.seeds if words else ()
-        jobs = (self.job_of(setup, arm, seed) for seed in seeds for arm in self.arms for setup in self.setups)
+        jobs: list[MeasuringJob] = []
+        for seed in self.seeds:
+            for arm in self.arms:
+                for setup in self.setups:
+                    jobs += self.jobs_of(setup, arm, seed)
+                jobs += self.comparison_jobs(arm, seed)
         return list(dict.fromkeys(jobs))
 
     def training_jobs(self) -> list[TrainingJob]:
@@ -139,6 +245,12 @@ class Plan:
 def _weights(arm: Arm) -> str:
     """Return which weights an arm's codec uses, so that new ones under an old name are not taken for those."""
     return codec_named(arm.codec).model_hash.hex()
+
+
+def _few(points: Sequence[OperatingPoint]) -> list[OperatingPoint]:
+    """Return a few points of a ladder, its ends among them."""
+    places = {round(k * (len(points) - 1) / (_FEW - 1)) for k in range(_FEW)}
+    return [points[place] for place in sorted(places)]
 
 
 def shown_positions(frames: int) -> tuple[int, ...]:

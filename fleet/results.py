@@ -152,6 +152,49 @@ class DownstreamRow:
 
 
 @dataclass(frozen=True)
+class RestorationRow:
+    """What was done to an arm's uploads before a segmenter trained on them, and what it was worth on original frames.
+
+    Attributes:
+        treatment: `none`, a restorer, or a remedy that needs none: `augmentation`, `references`.
+        bpp: of the arm's uploads.
+        psnr_db: of the training frames after it, mean; null for a remedy, which leaves them as they are.
+        ms_ssim: likewise.
+        feature_distance: likewise, as ImageNet's EfficientNet-Lite0 sees them: see `fleet.restoring.seen_distance`.
+        miou: on original test frames, mean over seeds: of CO for `none`, of RO for a restorer.
+        miou_low: 90 % interval over seeds and test frames, see `downstream.bootstrap`.
+        miou_high: see `miou_low`.
+        miou_by_seed: of each seed.
+        gain: over `none`, with its interval over the same test frames.
+        gain_low: see `gain`.
+        gain_high: see `gain`.
+        gap_closed: (miou - CO) / (OO - CO); null where there is no gap, OO above CO in 95 % of the resamples.
+        gap_low: see `gap_closed`.
+        gap_high: see `gap_closed`.
+        reference_frames: that were learned from; 0 for what needs none.
+    """
+
+    codec: str
+    point: str
+    treatment: str
+    bpp: float
+    psnr_db: float | None
+    ms_ssim: float | None
+    feature_distance: float | None
+    miou: float
+    miou_low: float
+    miou_high: float
+    miou_by_seed: dict[str, float]
+    gain: float
+    gain_low: float
+    gain_high: float
+    gap_closed: float | None
+    gap_low: float | None
+    gap_high: float | None
+    reference_frames: int
+
+
+@dataclass(frozen=True)
 class Results:
     """Everything a run found out."""
 
@@ -163,6 +206,7 @@ class Results:
     notes: list[str] = field(default_factory=list)
     timings_s: dict[str, float] = field(default_factory=dict)
     question: str = ""
+    restoration: list[RestorationRow] = field(default_factory=list)
 
     @property
     def digest(self) -> str:
@@ -171,6 +215,7 @@ class Results:
             "uploads": [asdict(row) for row in self.uploads],
             "downstream": [asdict(row) for row in self.downstream],
             "adaptation": self.adaptation,
+            "restoration": [asdict(row) for row in self.restoration],
             "notes": self.notes,
         }
         text = json.dumps(measured, sort_keys=True, separators=(",", ":"), allow_nan=False)

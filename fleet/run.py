@@ -78,8 +78,13 @@ class Run:
         with self._timed("decode"):
             server.write_originals()
             server.decode()
+            server.prepare_restoration()
         if self._plan.scenario.downstream:
             server.check_labels()
+        if self._plan.scenario.restoration:
+            with self._timed("restore"):
+                server.restore()
+        if self._plan.scenario.downstream:
             with self._timed("train"):
                 server.compress_test_frames()
                 server.train()

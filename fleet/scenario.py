@@ -4,39 +4,22 @@ Not here: how an arm finds its operating points (`rules`), reading a scenario fr
 what it names (`sources`, `links`), running it (`run`).
 """
 
-import os
-from pathlib import Path
 from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
 from roadbits.codecs.catalogue import codec_named
-from roadbits.fleet.cameras.street import DOMAINS
-from roadbits.fleet.parts import Count, NotNegative, Part, Positive, Seconds, Seed, Share, Side, Wait, distinct
+from roadbits.fleet.camera_words import Cameras, FilePath, FolderCameras, VideoCameras
+from roadbits.fleet.parts import Count, NotNegative, Part, Positive, Seconds, Seed, Share, Wait, distinct
+from roadbits.fleet.restoration_words import Restoration
 from roadbits.fleet.rules import CodecChoice
 from roadbits.fleet.uplink import MAX_RATE_MBPS
 
 _PRETRAINED_ENCODER = "tu-tf_efficientnet_lite0"
-Setup = Literal["OO", "CO", "CC", "OC"]
-"""Training x test frames, as far as they can be measured without a restorer."""
+Setup = Literal["OO", "CO", "RO", "CC", "OC", "RC"]
+"""Training x test frames."""
 
 Mbps = Annotated[float, Field(gt=0, le=MAX_RATE_MBPS)]
-
-
-def _expanded(path: str) -> str:
-    """Return an absolute path with `~` and `$VARIABLE` replaced; ROADBITS_DATA falls back to `../shared/data`.
-
-    Absolute, since the workers of a cluster have folders of their own to begin in.
-    """
-    data = os.environ.get("ROADBITS_DATA") or str(Path("..") / "shared" / "data")
-    text = path.replace("${ROADBITS_DATA}", data).replace("$ROADBITS_DATA", data)
-    return str(Path(os.path.expandvars(text)).expanduser().absolute())
-
-
-def _domain(name: str) -> str:
-    if name not in DOMAINS:
-        raise ValueError(f"no domain {name!r}: choose from {', '.join(DOMAINS)}")
-    return name
 
 
 def _rising(outage: tuple[float, float]) -> tuple[float, float]:
@@ -45,94 +28,7 @@ def _rising(outage: tuple[float, float]) -> tuple[float, float]:
     return outage
 
 
-FilePath = Annotated[str, Field(min_length=1), AfterValidator(_expanded)]
-Domain = Annotated[str, AfterValidator(_domain)]
 Outage = Annotated[tuple[Wait, Wait], Field(strict=False), AfterValidator(_rising)]
-
-
-class StreetCameras(Part):
-    """The generated street world.
-
-    Attributes:
-        domains: a vehicle's frames are divided over these in consecutive runs.
-        height: of a frame, in pixels.
-        width: of a frame, in pixels.
-        frames_per_vehicle: captured by each vehicle.
-        interval_s: between frames.
-        test_frames: per test vehicle.
-        test_vehicles: drive streets of their own.
-        test_domains: of the test frames; those of training if left out.
-    """
-
-    kind: Literal["street"]
-    domains: tuple[Domain, ...] = Field(("day",), strict=False, min_length=1)
-    height: int = Field(360, ge=64, le=4096)
-    width: int = Field(480, ge=64, le=4096)
-    frames_per_vehicle: Count
-    interval_s: Seconds = 1.0
-    test_frames: Count
-    test_vehicles: Count = 4
-    test_domains: tuple[Domain, ...] | None = Field(None, strict=False)
-
-
-class DataSetCameras(Part):
-    """Labelled frames on disk in a published layout, divided over the vehicles in contiguous blocks.
-
-    Attributes:
-        path: the data set's folder; `$ROADBITS_DATA` stands for that variable or `../shared/data`.
-        interval_s: between frames of a vehicle.
-        train: name of the split that the fleet drives through.
-        test: name of the split that is measured on.
-        size: height and width to resize to; the stored size if left out.
-        max_frames: take at most that many frames of a split, evenly spaced.
-    """
-
-    kind: Literal["camvid", "cityscapes", "kitti", "bdd100k"]
-    path: FilePath
-    interval_s: Seconds = 1.0
-    train: str = "train"
-    test: str = "val"
-    size: tuple[Side, Side] | None = Field(None, strict=False)
-    max_frames: Count | None = None
-
-
-class FolderCameras(Part):
-    """Any folders of images, with or without folders of masks.
-
-    Attributes:
-        images: the fleet's frames.
-        masks: index PNGs of the same relative names; without them nothing can be trained.
-        test_images: frames to measure on.
-        test_masks: their masks.
-        classes: label set of the masks.
-        interval_s: between frames of a vehicle.
-    """
-
-    kind: Literal["folder"]
-    images: FilePath
-    masks: FilePath | None = None
-    test_images: FilePath | None = None
-    test_masks: FilePath | None = None
-    classes: Literal["camvid11", "cityscapes19"] = "camvid11"
-    interval_s: Seconds = 1.0
-
-
-class VideoCameras(Part):
-    """Video files, one drive each; vehicle v drives through file v modulo their number.
-
-    Attributes:
-        paths: the files.
-        interval_s: between frames taken.
-        max_frames: per file.
-    """
-
-    kind: Literal["video"]
-    paths: tuple[FilePath, ...] = Field(strict=False, min_length=1)
-    interval_s: Seconds = 1.0
-    max_frames: Count | None = None
-
-
-Cameras = Annotated[StreetCameras | DataSetCameras | FolderCameras | VideoCameras, Field(discriminator="kind")]
 
 
 class ConstantUplink(Part):
@@ -332,6 +228,7 @@ class Scenario(Part):
         question: what the run answers, in a sentence.
         seed: of everything but the segmenters, which have `downstream.seeds`.
         codecs: each (codec, operating point or policy) is measured on a fleet of its own.
+        restoration: of the uploads, with the reference frames that `cameras` sets apart.
         downstream: left out, the run ends with rates and distortions.
     """
 
@@ -341,6 +238,7 @@ class Scenario(Part):
     cameras: Cameras
     fleet: Fleet
     codecs: tuple[CodecChoice, ...] = Field(strict=False, min_length=1)
+    restoration: Restoration | None = None
     downstream: Downstream | None = None
 
     @model_validator(mode="after")
@@ -361,4 +259,32 @@ class Scenario(Part):
                 "downstream needs labelled frames to train and to test on: give cameras.masks, cameras.test_images "
                 "and cameras.test_masks, or leave downstream out"
             )
+        self._check_restoration()
         return self
+
+    def _check_restoration(self) -> None:
+        """Refuse restoration without reference frames, setups without restoration, and the other way round."""
+        restored = [setup for setup in (self.downstream.setups if self.downstream else ()) if setup.startswith("R")]
+        words = self.restoration
+        if words is None:
+            if restored:
+                raise ValueError(f"downstream.setups names {', '.join(restored)}: add restoration, or leave them out")
+            return
+        if getattr(self.cameras, "reference", None) is None:
+            raise ValueError(
+                "restoration learns from reference frames and nothing else: set some apart with cameras.reference"
+            )
+        if self.downstream is not None and not restored:
+            raise ValueError("restoration is never measured: add RO or RC to downstream.setups")
+        known = [f"{choice.name}:{rule}" for choice in self.codecs for rule in choice.rules]
+        if unknown := [arm for arm in words.arms if arm not in known]:
+            raise ValueError(f"restoration.arms names {unknown[0]!r}: choose from {', '.join(known)}")
+        if words.only_trained_on and not words.trained_on:
+            raise ValueError("restoration.only_trained_on needs codecs and points in restoration.trained_on")
+        learned = {choice.name for choice in (*words.trained_on, *(() if words.only_trained_on else self.codecs))}
+        missing = sorted({choice.name for choice in self.codecs} - learned)
+        if missing and words.untrained_codec == "refuse":
+            raise ValueError(
+                f"restoration is not trained on {', '.join(missing)}: add it to restoration.trained_on, or set "
+                "restoration.untrained_codec to warn"
+            )

@@ -8,10 +8,12 @@ Not here: what a stage's jobs do (`decoding`, `learning`), which stages there ar
 import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from roadbits.codecs.catalogue import codec_named
 from roadbits.codecs.codec import OperatingPoint
@@ -19,6 +21,7 @@ from roadbits.downstream.confusion import Confusion
 from roadbits.fleet.archive import Archive, Arrays, ArraysWriter
 from roadbits.fleet.backend import Backend, Shared
 from roadbits.fleet.cameras.frame import DataError
+from roadbits.fleet.dataset_restoration import DatasetRestoration
 from roadbits.fleet.decoding import BATCH_FRAMES, Decoded, OnBoard, Uploaded, compress_on_board, decode_uploaded
 from roadbits.fleet.learning import LabelledSet, Measurement, Training
 from roadbits.fleet.learning import measure as measure_segmenter
@@ -26,7 +29,8 @@ from roadbits.fleet.learning import train as train_segmenter
 from roadbits.fleet.originals import batches, write_originals
 from roadbits.fleet.plan import MeasuringJob, Plan, TrainingJob, shown_positions
 from roadbits.fleet.progress import Display
-from roadbits.fleet.results import DownstreamRow, Results, UploadRow
+from roadbits.fleet.restoration_results import restoration_rows
+from roadbits.fleet.results import DownstreamRow, RestorationRow, Results, UploadRow
 from roadbits.fleet.sources import classes_of, train_source
 from roadbits.fleet.stages import Stages
 from roadbits.fleet.store import Record, Store
@@ -45,6 +49,8 @@ class Server:
         self._plan, self._stages, self._store = plan, stages, store
         self._backend, self._display = backend, display
         self._notes: list[str] = []
+        words = plan.scenario.restoration
+        self._restoration = DatasetRestoration(plan, stages, backend, display) if words else None
 
     def write_originals(self) -> None:
         """Keep the original frames of both splits."""
@@ -102,7 +108,7 @@ class Server:
         advance: Callable[[int], None],
     ) -> None:
         kept: list[int] = []
-        quality, rejected = [], {}
+        quality, told, rejected = [], [], {}
         at = 0
         with ArraysWriter(folder, "images") as images:
             for decoded in results:
@@ -113,10 +119,13 @@ class Server:
                         images.append(frame.image)
                         kept.append(where[at])
                         quality.append((frame.psnr_db, frame.ms_ssim))
+                        pixels = frame.image.shape[0] * frame.image.shape[1]
+                        told.append((records[at].used_point, 8 * frame.payload_bytes / pixels))
                     at += 1
                 advance(len(decoded))
         means = [float(mean) for mean in np.mean(quality, axis=0)] if quality else [0.0, 0.0]
         (folder / "positions.json").write_text(json.dumps(kept))
+        (folder / "told.json").write_text(json.dumps(told))
         (folder / "rejected.json").write_text(json.dumps(rejected))
         (folder / "quality.json").write_text(json.dumps(means))
 
@@ -153,20 +162,44 @@ class Server:
         ranked = [point for point in fine for _ in range(used[str(point)])] or [fine[0]]
         return [ranked[int(len(ranked) * (k * _GOLDEN % 1))] for k in range(count)]
 
+    def prepare_restoration(self) -> None:
+        """Keep the reference frames, and what the codecs make of them."""
+        if self._restoration is not None:
+            self._restoration.prepare([(split, self.originals(split)) for split in ("train", "test")])
+
+    def restore(self) -> None:
+        """Train the restorers, and restore what every arm delivered."""
+        if self._restoration is None:
+            return
+        teacher = self._plan.teacher_job() if "task" in self._restoration.kinds else None
+        if teacher is not None:
+            if not self._can_train(teacher):
+                raise DataError(f"{teacher.frames_name} delivered no frame: a restorer of kind task has no teacher")
+            self._train_all([teacher])
+        self._restoration.train(self._weights(teacher) if teacher else None)
+        self._restoration.restore(self.originals("train"))
+
     def train(self) -> None:
         """Train every missing segmenter, side by side where the backend can."""
+        self._train_all(self._plan.training_jobs())
+
+    def _train_all(self, jobs: Sequence[TrainingJob]) -> None:
         words = self._plan.scenario.downstream
         assert words is not None
-        todo = [job for job in self._plan.training_jobs() if self._can_train(job)]
+        todo = [job for job in jobs if self._can_train(job)]
         todo = [job for job in todo if not self._stages.is_done(self._plan.train_key(job))]
         if not todo:
             return
-        frames: dict[Arm | None, Shared[LabelledSet]] = {}
+        frames: dict[TrainingJob, Shared[LabelledSet]] = {}
         for job in todo:
-            if job.arm not in frames:
-                frames[job.arm] = self._backend.share(self._training_set(job.arm))
+            seedless = replace(job, seed=0)
+            if seedless not in frames:
+                frames[seedless] = self._backend.share(self._training_set(job))
         num_classes = len(classes_of(self._plan.scenario.cameras))
-        trainings = [Training(frames[job.arm], words, num_classes, job.seed) for job in todo]
+        trainings = [
+            Training(frames[replace(job, seed=0)], words, num_classes, job.seed, job.remedy == "augmentation")
+            for job in todo
+        ]
         steps = [0] * len(todo)
         with self._display.bar("train", len(todo) * words.steps) as bar:
 
@@ -191,13 +224,19 @@ class Server:
         positions: list[int] = json.loads((folder / "positions.json").read_text())
         return positions
 
-    def _training_set(self, arm: Arm | None) -> LabelledSet:
-        """Return the originals, or an arm's decoded frames with the labels of their originals."""
-        originals = self.originals("train")
+    def _training_set(self, job: TrainingJob) -> LabelledSet:
+        """Return the originals, or an arm's decoded or restored frames with the labels of their originals."""
+        originals, arm = self.originals("train"), job.arm
         if arm is None:
             return LabelledSet(list(originals.images), list(originals.labels))
-        images = Arrays(self._stages.folder(self._plan.decode_key(arm)), "images")
-        return LabelledSet(list(images), [originals.labels[k] for k in self._positions(arm)])
+        key = self._plan.restore_key(arm, job.restorer) if job.restorer else self._plan.decode_key(arm)
+        images = list(Arrays(self._stages.folder(key), "images"))
+        labels = [originals.labels[k] for k in self._positions(arm)]
+        if job.remedy == "references":
+            assert self._restoration is not None
+            more = self._restoration.labelled_references()
+            images, labels = [*images, *more.images], [*labels, *more.labels]
+        return LabelledSet(images, labels)
 
     def _test_set(self, arm: Arm | None) -> LabelledSet:
         originals = self.originals("test")
@@ -236,6 +275,7 @@ class Server:
         """Return everything that was measured."""
         uploads = [self._upload_row(arm) for arm in self._plan.arms]
         downstream = [row for upload in uploads for row in self._downstream_rows(upload)]
+        restoration = [row for upload in uploads for row in self._restoration_rows(upload)]
         if downstream and downstream[0].absent:
             self._note(f"no test label holds {', '.join(downstream[0].absent)}: left out of every mIoU")
         return Results(
@@ -243,6 +283,7 @@ class Server:
             self._plan.scenario.seed,
             uploads,
             downstream,
+            restoration=restoration,
             notes=self._notes,
             timings_s=timings_s,
             question=self._plan.scenario.question,
@@ -273,12 +314,25 @@ class Server:
         words, arm = self._plan.scenario.downstream, Arm(upload.codec, upload.point)
         for setup in self._plan.setups:
             for seed in words.seeds if words else ():
-                job = self._plan.job_of(setup, arm, seed)
-                if self._can_train(job.training):
-                    yield self._downstream_row(upload, setup, job)
+                for job in self._plan.jobs_of(setup, arm, seed):
+                    if self._can_train(job.training):
+                        yield self._downstream_row(upload, setup, job)
+
+    def _restoration_rows(self, upload: UploadRow) -> Iterator[RestorationRow]:
+        arm = Arm(upload.codec, upload.point)
+        if self._restoration is None or not self._plan.comparison_jobs(arm, 0) or not self._plan.seeds:
+            return
+        if self._can_train(TrainingJob(arm, 0)):
+            yield from restoration_rows(self._plan, self._restoration, arm, upload.bpp, self._counts)
+
+    def _counts(self, job: MeasuringJob) -> NDArray[np.int64]:
+        counts: NDArray[np.int64] = np.load(
+            self._stages.folder(self._plan.measure_key(job)) / "counts.npy", allow_pickle=False
+        )
+        return counts
 
     def _downstream_row(self, upload: UploadRow, setup: str, job: MeasuringJob) -> DownstreamRow:
-        counts = np.load(self._stages.folder(self._plan.measure_key(job)) / "counts.npy", allow_pickle=False)
+        counts = self._counts(job)
         confusion = Confusion(counts.sum(0))
         names = classes_of(self._plan.scenario.cameras).names
         ious = dict(zip(names, confusion.iou(), strict=True))
@@ -295,7 +349,7 @@ class Server:
             miou=confusion.miou(),
             per_class_iou={name: float(iou) for name, iou in ious.items() if np.isfinite(iou)},
             absent=[name for name, iou in ious.items() if not np.isfinite(iou)],
-            restorer=None,
+            restorer=job.training.restorer,
             train_frames=train_frames,
             test_frames=len(counts),
             test_bpp=test_bpp,

@@ -1,15 +1,17 @@
 """From a scenario's words to frame sources: what each vehicle drives through, and what is tested on.
 
-Train and test never share frames: a generated street belongs to one split, and a data set's splits are its own.
+Train, reference and test never share frames: a generated street belongs to one of them, and so does a data set's split;
+reference frames that are taken from the fleet's split are taken away from the fleet.
 
 Not here: the sources themselves (`cameras`).
 """
 
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import assert_never
 
-from roadbits.fleet import scenario as words
+from roadbits.fleet import camera_words as words
 from roadbits.fleet.cameras.classes import CAMVID11, CITYSCAPES19, ClassSet
 from roadbits.fleet.cameras.frame import DataError, FrameSource
 from roadbits.fleet.cameras.layouts import LabelledFrames, open_folder, open_layout
@@ -51,7 +53,7 @@ def train_source(cameras: words.Cameras, seed: int, vehicle: int, num_vehicles: 
         case words.VideoCameras():
             return _video(cameras, "train", vehicle)
         case words.DataSetCameras() | words.FolderCameras():
-            return _labelled(cameras, "train").block(vehicle, num_vehicles)
+            return fleet_frames(cameras).block(vehicle, num_vehicles)
         case unknown:
             assert_never(unknown)
 
@@ -103,6 +105,77 @@ def test_sources(cameras: words.Cameras, seed: int) -> list[FrameSource]:
             assert_never(unknown)
 
 
+def reference_sources(cameras: words.Cameras, seed: int) -> list[FrameSource]:
+    """Return what test vehicles bring home on disk; empty where a scenario sets none apart.
+
+    Raises:
+        DataError: if the data cannot be read as declared, or holds fewer frames than are set apart.
+    """
+    match cameras:
+        case words.StreetCameras(reference=words.StreetReference() as own):
+            return [
+                StreetSource(
+                    seed=seed,
+                    split="reference",
+                    vehicle=vehicle,
+                    domains=own.domains or cameras.domains,
+                    num_frames=own.frames_per_vehicle,
+                    interval_s=cameras.interval_s,
+                    height=cameras.height,
+                    width=cameras.width,
+                )
+                for vehicle in range(own.vehicles)
+            ]
+        case words.DataSetCameras(reference=words.DataSetReference()):
+            return [_set_apart(cameras)]
+        case words.FolderCameras(reference=words.FolderReference() as own):
+            return [
+                open_folder(
+                    Path(own.images),
+                    Path(own.masks) if own.masks else None,
+                    split="reference",
+                    classes=_LABEL_SETS[cameras.classes],
+                    interval_s=cameras.interval_s,
+                )
+            ]
+        case _:
+            return []
+
+
+def fleet_frames(cameras: words.DataSetCameras | words.FolderCameras) -> LabelledFrames:
+    """Return all frames that the fleet drives through: those of its split that are not set apart for reference.
+
+    Raises:
+        DataError: if the data cannot be read as declared, or nothing is left.
+    """
+    frames = _labelled(cameras, "train")
+    if not isinstance(cameras, words.DataSetCameras) or cameras.reference is None:
+        return frames
+    apart = {item.image for item in _set_apart(cameras).items}
+    left = tuple(item for item in frames.items if item.image not in apart)
+    if not left:
+        raise DataError(f"{cameras.path}: all {len(frames)} frames of split {cameras.train} are set apart as reference")
+    return replace(frames, items=left)
+
+
+@lru_cache(maxsize=8)
+def _set_apart(cameras: words.DataSetCameras) -> LabelledFrames:
+    """Return the reference frames of a data set, evenly spaced among those of the drives they are taken from."""
+    own = cameras.reference
+    assert own is not None
+    stored = own.split or cameras.train
+    frames = open_layout(
+        cameras.kind, Path(cameras.path), stored, split="reference", interval_s=cameras.interval_s, size=cameras.size
+    )
+    drives = sorted({item.camera for item in frames.items})
+    if unknown := sorted(set(own.drives) - set(drives)):
+        raise DataError(f"{cameras.path}: split {stored} has no drive {unknown[0]!r}: choose from {', '.join(drives)}")
+    items = tuple(item for item in frames.items if not own.drives or item.camera in own.drives)
+    if own.frames > len(items):
+        raise DataError(f"{cameras.path}: {own.frames} reference frames wanted, {len(items)} there: lower their number")
+    return replace(frames, items=items).evenly(own.frames)
+
+
 def _video(cameras: words.VideoCameras, split: str, vehicle: int) -> FrameSource:
     path = Path(cameras.paths[vehicle % len(cameras.paths)])
     return VideoFrames(path, split=split, interval_s=cameras.interval_s, max_frames=cameras.max_frames)
@@ -129,14 +202,30 @@ def _labelled(cameras: words.DataSetCameras | words.FolderCameras, split: str) -
 
 
 def check_disjoint(cameras: words.Cameras) -> None:
-    """Refuse a scenario that would test on frames it trains on.
+    """Refuse a scenario that would test on frames it trains on, or whose reference frames are either's.
 
     Raises:
-        DataError: if train and test name the same split, or a folder and one inside it.
+        DataError: if two of them name the same split, or a folder and one inside it.
     """
+    _check_reference(cameras)
     same = isinstance(cameras, words.DataSetCameras) and cameras.train == cameras.test
     if isinstance(cameras, words.FolderCameras) and cameras.test_images is not None:
-        train, test = Path(cameras.images).resolve(), Path(cameras.test_images).resolve()
-        same = train.is_relative_to(test) or test.is_relative_to(train)
+        same = _overlap(cameras.images, cameras.test_images)
     if same:
         raise DataError("cameras: training and test frames are the same: test frames must never train anything")
+
+
+def _check_reference(cameras: words.Cameras) -> None:
+    match cameras:
+        case words.DataSetCameras(reference=words.DataSetReference(split=str(split))) if split == cameras.test:
+            raise DataError(f"cameras.reference: {split} is the split to test on: no test frame may be a reference")
+        case words.FolderCameras(reference=words.FolderReference(images=images)):
+            for name, folder in (("images", cameras.images), ("test_images", cameras.test_images)):
+                if folder is not None and _overlap(images, folder):
+                    raise DataError(f"cameras.reference.images: {images} overlaps cameras.{name}, {folder}")
+
+
+def _overlap(folder: str, other: str) -> bool:
+    """Return whether one folder lies in the other."""
+    one, two = Path(folder).resolve(), Path(other).resolve()
+    return one.is_relative_to(two) or two.is_relative_to(one)

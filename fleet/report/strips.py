@@ -137,8 +137,9 @@ class StageFolders:
         chosen = next((each for each in self.plan.setups if each == setup), None)
         if chosen is None:
             return None
-        folder = self._stages / self.plan.measure_key(self.plan.job_of(chosen, arm, self.seed))
-        return Arrays(folder, "predictions") if folder.is_dir() else None
+        jobs = self.plan.jobs_of(chosen, arm, self.seed)
+        folder = self._stages / self.plan.measure_key(jobs[0]) if jobs else None
+        return Arrays(folder, "predictions") if folder and folder.is_dir() else None
 
 
 @dataclass(frozen=True)

@@ -3,9 +3,10 @@ from typing import Any
 import pytest
 
 from roadbits.codecs.catalogue import codec_named
+from roadbits.fleet.camera_words import StreetCameras
 from roadbits.fleet.feasibility import DeviceError, check_devices, loads
 from roadbits.fleet.rules import Budget, CodecChoice, Link
-from roadbits.fleet.scenario import ConstantUplink, Device, Fleet, Group, Scenario, StreetCameras
+from roadbits.fleet.scenario import ConstantUplink, Device, Fleet, Group, Scenario
 
 CAE = codec_named("cae")
 COST = CAE.complexity(CAE.points[0], 240, 320)

@@ -72,7 +72,7 @@ def test_no_two_stages_share_a_key() -> None:
 
 def test_a_setup_names_what_trains_and_what_tests() -> None:
     arm = Arm("jpeg", "quality=10")
-    jobs = {setup: plan().job_of(setup, arm, 5) for setup in (Setup.OO, Setup.CO, Setup.CC, Setup.OC)}
+    jobs = {setup: plan().jobs_of(setup, arm, 5)[0] for setup in (Setup.OO, Setup.CO, Setup.CC, Setup.OC)}
     assert jobs == {
         Setup.OO: MeasuringJob(TrainingJob(None, 5), None),
         Setup.CO: MeasuringJob(TrainingJob(arm, 5), None),
@@ -125,7 +125,7 @@ def test_another_collection_leaves_what_was_trained_on_originals() -> None:
     before, after = keys(plan()), keys(plan("fleet.deadline_s=5"))
     kept = {name for name in before if before[name] == after[name]}
     assert {f"train {TrainingJob(None, seed)}" for seed in (0, 1)} <= kept
-    assert {f"measure {plan().job_of(Setup.OC, arm, 0)}" for arm in plan().arms} <= kept
+    assert {f"measure {plan().jobs_of(Setup.OC, arm, 0)[0]}" for arm in plan().arms} <= kept
 
 
 def test_a_plan_tells_what_it_comes_to() -> None:

@@ -150,7 +150,7 @@ def test_the_file_has_the_fields_that_others_read() -> None:
     data = json.loads(RESULTS.to_json())
     assert set(data) == {
         *("roadbits", "scenario", "question", "seed", "digest", "uploads", "downstream", "adaptation", "notes"),
-        "timings_s",
+        *("timings_s", "restoration"),
     }
     assert (data["scenario"], data["seed"], data["digest"]) == ("smoke", 7, RESULTS.digest)
     assert set(data["uploads"][0]) >= {

@@ -6,9 +6,10 @@ import pytest
 import yaml
 
 from roadbits.codecs.catalogue import codec_named
+from roadbits.fleet.camera_words import DataSetCameras, StreetCameras
 from roadbits.fleet.cameras.street import DOMAINS
 from roadbits.fleet.devices import ladder_of
-from roadbits.fleet.scenario import ConstantUplink, DataSetCameras, Scenario, StreetCameras, TwoStateUplink
+from roadbits.fleet.scenario import ConstantUplink, Scenario, TwoStateUplink
 from roadbits.fleet.scenario_file import dump_scenario, load_scenario
 from roadbits.fleet.yaml_file import YamlFileError
 
@@ -134,7 +135,7 @@ downstream: {steps: 1, setups: [XX], crop: [1]}
         "conditional, gain, slimcae, slimhyperprior, or NAME/WIDTH for one width of a codec of several",
         "run.yaml:18: codecs[1].points[1] operating point 'foo' is not of the form knob=value[,knob=value]",
         "run.yaml:19: downstream.crop[1] is missing",
-        "run.yaml:19: downstream.setups[0] input should be 'OO', 'CO', 'CC' or 'OC', got 'XX'",
+        "run.yaml:19: downstream.setups[0] input should be 'OO', 'CO', 'RO', 'CC', 'OC' or 'RC', got 'XX'",
     ]
 
 

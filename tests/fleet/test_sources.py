@@ -5,10 +5,10 @@ import PIL.Image
 import pytest
 
 from roadbits.fleet import sources
+from roadbits.fleet.camera_words import DataSetCameras, FolderCameras, StreetCameras, VideoCameras
 from roadbits.fleet.cameras.classes import CAMVID11, CITYSCAPES19
 from roadbits.fleet.cameras.frame import DataError
 from roadbits.fleet.cameras.street import StreetSource
-from roadbits.fleet.scenario import DataSetCameras, FolderCameras, StreetCameras, VideoCameras
 
 STREET = StreetCameras(
     kind="street",

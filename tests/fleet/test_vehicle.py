@@ -11,10 +11,11 @@ from roadbits.codecs.bitstream import BitstreamError, unpack
 from roadbits.codecs.catalogue import codec_named
 from roadbits.codecs.codec import OperatingPoint
 from roadbits.fleet import vehicle
+from roadbits.fleet.camera_words import FolderCameras
 from roadbits.fleet.collector import Collector
 from roadbits.fleet.links import link_for
 from roadbits.fleet.rules import Budget, CodecChoice, Link, TargetBpp
-from roadbits.fleet.scenario import ConstantUplink, Device, Faults, Fleet, FolderCameras, Group, Scenario
+from roadbits.fleet.scenario import ConstantUplink, Device, Faults, Fleet, Group, Scenario
 from roadbits.fleet.sources import train_source
 from roadbits.fleet.store import Store
 from roadbits.fleet.summary import Quality, summarise

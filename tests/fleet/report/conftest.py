@@ -134,4 +134,4 @@ def _write_stages(run_folder: Path) -> None:
             folder = write(plan.on_board_key(arm), "images", TEST_FRAMES, 3)
             (folder / "rate.json").write_text("0.5")
             for setup in plan.setups:
-                write(plan.measure_key(plan.job_of(setup, arm, 0)), "predictions", 3, below=11)
+                write(plan.measure_key(plan.jobs_of(setup, arm, 0)[0]), "predictions", 3, below=11)

@@ -1,0 +1,166 @@
+"""The words of what a fleet drives through: generated streets, data sets, folders and videos.
+
+Each may set frames apart that test vehicles bring home on disk: the server's reference frames, from which alone a
+restorer learns.
+
+Not here: opening what the words name (`sources`), the rest of a scenario (`scenario`).
+"""
+
+import os
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, Field
+
+from roadbits.fleet.cameras.street import DOMAINS
+from roadbits.fleet.parts import Count, Part, Seconds, Side
+
+
+def _expanded(path: str) -> str:
+    """Return an absolute path with `~` and `$VARIABLE` replaced; ROADBITS_DATA falls back to `../shared/data`.
+
+    Absolute, since the workers of a cluster have folders of their own to begin in.
+    """
+    data = os.environ.get("ROADBITS_DATA") or str(Path("..") / "shared" / "data")
+    text = path.replace("${ROADBITS_DATA}", data).replace("$ROADBITS_DATA", data)
+    return str(Path(os.path.expandvars(text)).expanduser().absolute())
+
+
+def _domain(name: str) -> str:
+    if name not in DOMAINS:
+        raise ValueError(f"no domain {name!r}: choose from {', '.join(DOMAINS)}")
+    return name
+
+
+FilePath = Annotated[str, Field(min_length=1), AfterValidator(_expanded)]
+Domain = Annotated[str, AfterValidator(_domain)]
+
+
+class StreetReference(Part):
+    """Original frames that test vehicles bring home on disk, from streets of their own.
+
+    Attributes:
+        frames_per_vehicle: of each.
+        vehicles: that bring some.
+        domains: as for the fleet; the fleet's if left out.
+    """
+
+    frames_per_vehicle: Count
+    vehicles: Count = 4
+    domains: tuple[Domain, ...] | None = Field(None, strict=False)
+
+
+class DataSetReference(Part):
+    """Original frames that test vehicles bring home on disk, which the fleet then does not drive through.
+
+    Attributes:
+        frames: how many, evenly spaced.
+        split: they are taken from; the fleet's if left out.
+        drives: of these drives only, cities in Cityscapes; of all if left out.
+    """
+
+    frames: Count
+    split: str | None = None
+    drives: tuple[str, ...] = Field((), strict=False)
+
+
+class FolderReference(Part):
+    """Original frames that test vehicles bring home on disk, in a folder of their own.
+
+    Attributes:
+        images: the frames.
+        masks: index PNGs of the same relative names, where they are labelled.
+    """
+
+    images: FilePath
+    masks: FilePath | None = None
+
+
+class StreetCameras(Part):
+    """The generated street world.
+
+    Attributes:
+        domains: a vehicle's frames are divided over these in consecutive runs.
+        height: of a frame, in pixels.
+        width: of a frame, in pixels.
+        frames_per_vehicle: captured by each vehicle.
+        interval_s: between frames.
+        test_frames: per test vehicle.
+        test_vehicles: drive streets of their own.
+        test_domains: of the test frames; those of training if left out.
+        reference: originals of the server's own.
+    """
+
+    kind: Literal["street"]
+    domains: tuple[Domain, ...] = Field(("day",), strict=False, min_length=1)
+    height: int = Field(360, ge=64, le=4096)
+    width: int = Field(480, ge=64, le=4096)
+    frames_per_vehicle: Count
+    interval_s: Seconds = 1.0
+    test_frames: Count
+    test_vehicles: Count = 4
+    test_domains: tuple[Domain, ...] | None = Field(None, strict=False)
+    reference: StreetReference | None = None
+
+
+class DataSetCameras(Part):
+    """Labelled frames on disk in a published layout, divided over the vehicles in contiguous blocks.
+
+    Attributes:
+        path: the data set's folder; `$ROADBITS_DATA` stands for that variable or `../shared/data`.
+        interval_s: between frames of a vehicle.
+        train: name of the split that the fleet drives through.
+        test: name of the split that is measured on.
+        size: height and width to resize to; the stored size if left out.
+        max_frames: take at most that many frames of a split, evenly spaced.
+        reference: originals of the server's own.
+    """
+
+    kind: Literal["camvid", "cityscapes", "kitti", "bdd100k"]
+    path: FilePath
+    interval_s: Seconds = 1.0
+    train: str = "train"
+    test: str = "val"
+    size: tuple[Side, Side] | None = Field(None, strict=False)
+    max_frames: Count | None = None
+    reference: DataSetReference | None = None
+
+
+class FolderCameras(Part):
+    """Any folders of images, with or without folders of masks.
+
+    Attributes:
+        images: the fleet's frames.
+        masks: index PNGs of the same relative names; without them nothing can be trained.
+        test_images: frames to measure on.
+        test_masks: their masks.
+        classes: label set of the masks.
+        interval_s: between frames of a vehicle.
+    """
+
+    kind: Literal["folder"]
+    images: FilePath
+    masks: FilePath | None = None
+    test_images: FilePath | None = None
+    test_masks: FilePath | None = None
+    classes: Literal["camvid11", "cityscapes19"] = "camvid11"
+    interval_s: Seconds = 1.0
+    reference: FolderReference | None = None
+
+
+class VideoCameras(Part):
+    """Video files, one drive each; vehicle v drives through file v modulo their number.
+
+    Attributes:
+        paths: the files.
+        interval_s: between frames taken.
+        max_frames: per file.
+    """
+
+    kind: Literal["video"]
+    paths: tuple[FilePath, ...] = Field(strict=False, min_length=1)
+    interval_s: Seconds = 1.0
+    max_frames: Count | None = None
+
+
+Cameras = Annotated[StreetCameras | DataSetCameras | FolderCameras | VideoCameras, Field(discriminator="kind")]

@@ -1,0 +1,305 @@
+"""Dataset restoration on the server: from reference frames to restorers, and from uploads to restored uploads.
+
+Not here: training a restorer part by part (`restorer_training`), what the jobs do (`restoring`), what is trained on
+restored frames (`server`).
+"""
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+
+from roadbits.codecs.catalogue import codec_named
+from roadbits.codecs.codec import OperatingPoint
+from roadbits.fleet.archive import Archive, Arrays, ArraysWriter
+from roadbits.fleet.backend import Backend, Shared
+from roadbits.fleet.cameras.frame import DataError
+from roadbits.fleet.decoding import BATCH_FRAMES, OnBoard, compress_on_board
+from roadbits.fleet.learning import LabelledSet, network_of
+from roadbits.fleet.originals import batches, write_originals
+from roadbits.fleet.plan import Plan
+from roadbits.fleet.progress import Display
+from roadbits.fleet.restoration_words import LearnedKind, Restoration, RestorerKind
+from roadbits.fleet.restorer_training import WEIGHTS, Phase, RestorerTrainings
+from roadbits.fleet.restoring import Restoring, Teacher, Tuning, restore_frames, tune_unsharp
+from roadbits.fleet.sources import classes_of
+from roadbits.fleet.stages import Stages
+from roadbits.fleet.vehicle import Arm
+from roadbits.restoration.condition import Condition
+from roadbits.restoration.network import RestorerSpec, names_of
+from roadbits.restoration.training import Pairs
+from roadbits.restoration.unsharp import UNTOUCHED, Unsharp
+
+_WRONG_RATE = 8.0
+"""By how much a rate is wrong where it has to be and there is no other to take."""
+
+
+@dataclass(frozen=True)
+class Quality:
+    """Means over an arm's frames, all against the originals: see `RestoredFrame`."""
+
+    psnr_db: float
+    ms_ssim: float
+    feature_distance: float
+
+
+class DatasetRestoration:
+    """The restoration of one run."""
+
+    def __init__(self, plan: Plan, stages: Stages, backend: Backend, display: Display) -> None:
+        """Take what to do, where its output goes, and who computes it."""
+        assert plan.scenario.restoration is not None
+        self._plan, self._stages, self._backend, self._display = plan, stages, backend, display
+        self._words: Restoration = plan.scenario.restoration
+        codecs = names_of([learned.codec for learned in plan.learned()])
+        self._spec = RestorerSpec(codecs, self._words.channels, self._words.blocks)
+
+    @property
+    def kinds(self) -> tuple[RestorerKind, ...]:
+        """The restorers of the scenario."""
+        return self._words.restorers
+
+    def prepare(self, others: Sequence[tuple[str, Archive]]) -> None:
+        """Keep the reference frames, and what each codec makes of them at each point that is learned.
+
+        Args:
+            others: names and frames that no reference frame may be among.
+
+        Raises:
+            DataError: if a reference frame is among them, or fewer are there than are to be learned from.
+        """
+        key = self._plan.originals_key("reference")
+        if not self._stages.is_done(key):
+            total = len(batches(self._plan.scenario, "reference"))
+            with self._stages.writing(key) as folder, self._display.bar("reference", total) as bar:
+                for _ in write_originals(self._plan.scenario, "reference", self._backend, folder):
+                    bar.advance()
+        self._check_apart(others)
+        wanted = self._words.reference_frames
+        if wanted is not None and wanted > len(self._references()):
+            raise DataError(f"restoration.reference_frames is {wanted}, {len(self._references())} are there")
+        for learned in self._plan.learned():
+            if not self._stages.is_done(self._plan.pairs_key(learned)):
+                self._write_pairs(learned)
+
+    def _check_apart(self, others: Sequence[tuple[str, Archive]]) -> None:
+        known = {
+            hash(image.tobytes()): f"{archive.notes[k].camera} {archive.notes[k].index} of the {name} frames"
+            for name, archive in others
+            for k, image in enumerate(archive.images)
+        }
+        references = self._references()
+        for image, note in zip(references.images, references.notes, strict=True):
+            if twin := known.get(hash(image.tobytes())):
+                raise DataError(
+                    f"cameras.reference: frame {note.camera} {note.index} is also {twin}: a restorer may learn from "
+                    "no frame that is uploaded or tested on"
+                )
+
+    def _references(self) -> Archive:
+        return Archive.open(self._stages.folder(self._plan.originals_key("reference")))
+
+    def chosen(self) -> list[int]:
+        """Return the positions of the reference frames that are learned from."""
+        total = len(self._references())
+        count = self._words.reference_frames or total
+        return [total * k // count for k in range(count)]
+
+    def labelled_references(self) -> LabelledSet:
+        """Return the reference frames that are learned from, with their labels.
+
+        Raises:
+            DataError: if they have none.
+        """
+        references = self._references()
+        chosen = [k for k in self.chosen() if references.labels[k].size]
+        if not chosen:
+            raise DataError("restoration.remedies names references, but no reference frame is labelled")
+        return LabelledSet([references.images[k] for k in chosen], [references.labels[k] for k in chosen])
+
+    def _write_pairs(self, learned: Arm) -> None:
+        """Compress and decode all reference frames with one codec at one point."""
+        references, point = self._references(), OperatingPoint.parse(learned.point)
+        chunks = [references.images[k : k + BATCH_FRAMES] for k in range(0, len(references), BATCH_FRAMES)]
+        jobs = (OnBoard(learned, list(images), [point] * len(images)) for images in chunks)
+        rates: list[float] = []
+        with (
+            self._stages.writing(self._plan.pairs_key(learned)) as folder,
+            self._display.bar("pairs", len(references)) as bar,
+            ArraysWriter(folder, "images") as images,
+        ):
+            for decoded in self._backend.map(compress_on_board, jobs):
+                for frame in decoded:
+                    assert frame.image is not None, frame.reason
+                    images.append(frame.image)
+                    rates.append(8 * frame.payload_bytes / (frame.image.shape[0] * frame.image.shape[1]))
+                bar.advance(len(decoded))
+            (folder / "bpp.json").write_text(json.dumps(rates))
+
+    def _pairs(self, learned: Arm) -> Pairs:
+        """Return the pairs of one codec and point that are learned from."""
+        folder, originals = self._stages.folder(self._plan.pairs_key(learned)), self._references().images
+        degraded, rates = Arrays(folder, "images"), json.loads((folder / "bpp.json").read_text())
+        chosen = self.chosen()
+        return Pairs(
+            [degraded[k] for k in chosen],
+            [originals[k] for k in chosen],
+            [condition_of(learned.codec, learned.point, rates[k]) for k in chosen],
+        )
+
+    def train(self, teacher_weights: bytes | None) -> None:
+        """Train every restorer that is missing.
+
+        Args:
+            teacher_weights: of the segmenter that a restorer of kind `task` is to please.
+
+        Raises:
+            BackendError: if one cannot be trained.
+        """
+        kinds = [kind for kind in self._words.restorers if kind != "unsharp"]
+        missing = [kind for kind in kinds if not self._stages.is_done(self._plan.final_key(kind))]
+        if missing:
+            pairs = self._backend.share([self._pairs(learned) for learned in self._plan.learned()])
+            self._train_missing(missing, pairs, teacher_weights)
+        if "unsharp" in self._words.restorers:
+            self._tune()
+
+    def _train_missing(
+        self, kinds: Sequence[LearnedKind], pairs: Shared[list[Pairs]], teacher_weights: bytes | None
+    ) -> None:
+        words = self._words
+        total = words.steps * len(kinds) + words.first_steps
+        trainings = RestorerTrainings(self._stages, self._backend, self._spec, words, pairs, self._display)
+        first = Phase("pixels", self._plan.restorer_key(None), words.first_steps)
+        with self._display.bar("restorer", total) as bar:
+            trainings.run([first], bar.set)
+            start = (self._stages.folder(first.key) / WEIGHTS).read_bytes()
+            phases = [
+                Phase(
+                    kind,
+                    self._plan.final_key(kind),
+                    words.steps,
+                    start,
+                    self._teacher(teacher_weights) if kind == "task" else None,
+                )
+                for kind in kinds
+            ]
+            trainings.run(phases, lambda steps, note: bar.set(words.first_steps + steps, note))
+
+    def _teacher(self, weights: bytes | None) -> Teacher:
+        words = self._plan.scenario.downstream
+        assert weights is not None
+        assert words is not None
+        return Teacher(weights, network_of(words, pretrained=False), len(classes_of(self._plan.scenario.cameras)))
+
+    def _tune(self) -> None:
+        """Tune the filter on each codec and point that has none yet."""
+        missing = [each for each in self._plan.learned() if not self._stages.is_done(self._plan.tuning_key(each))]
+        jobs = (Tuning(self._pairs(learned)) for learned in missing)
+        with self._display.bar("tune", len(missing)) as bar:
+            for learned, mask in zip(missing, self._backend.map(tune_unsharp, jobs), strict=True):
+                with self._stages.writing(self._plan.tuning_key(learned)) as folder:
+                    (folder / "unsharp.json").write_text(json.dumps([mask.radius, mask.percent]))
+                bar.advance()
+
+    def restore(self, originals: Archive) -> None:
+        """Restore what every arm delivered, with every restorer and with none, and measure it against the originals."""
+        for arm in self._plan.arms:
+            restorers = self._plan.restorers_of(arm)
+            for kind in (None, *restorers) if restorers else ():
+                if not self._stages.is_done(self._plan.restore_key(arm, kind)):
+                    self._restore_arm(arm, kind, originals)
+
+    def _restore_arm(self, arm: Arm, kind: RestorerKind | None, originals: Archive) -> None:
+        folder = self._stages.folder(self._plan.decode_key(arm))
+        degraded, told = Arrays(folder, "images"), json.loads((folder / "told.json").read_text())
+        positions = json.loads((folder / "positions.json").read_text())
+        conditions = [self._told(condition_of(arm.codec, point, bpp)) for point, bpp in told]
+        network, masks = None, [UNTOUCHED] * len(conditions)
+        if kind == "unsharp":
+            masks = self._masks(conditions)
+        elif kind:
+            network = self._network(kind)
+        jobs = (
+            Restoring(
+                masks[some] if network is None else network,
+                degraded[some],
+                conditions[some],
+                [originals.images[k] for k in positions[some]],
+            )
+            for some in (slice(first, first + BATCH_FRAMES) for first in range(0, len(degraded), BATCH_FRAMES))
+        )
+        quality = []
+        with (
+            self._stages.writing(self._plan.restore_key(arm, kind)) as out,
+            self._display.bar("restore", len(degraded)) as bar,
+            ArraysWriter(out, "images") as images,
+        ):
+            for frames in self._backend.map(restore_frames, jobs):
+                for frame in frames:
+                    images.append(frame.image)
+                    quality.append((frame.psnr_db, frame.ms_ssim, frame.distance))
+                bar.advance(len(frames))
+            means = [float(mean) for mean in np.mean(quality, axis=0)] if quality else [0.0, 0.0, 0.0]
+            (out / "quality.json").write_text(json.dumps(means))
+
+    def _network(self, kind: RestorerKind) -> Shared[tuple[bytes, RestorerSpec]]:
+        weights = (self._stages.folder(self._plan.final_key(kind)) / WEIGHTS).read_bytes()
+        return self._backend.share((weights, self._spec))
+
+    def _masks(self, conditions: Sequence[Condition]) -> list[Unsharp]:
+        """Return for each frame the filter of the nearest rate among its codec's, if it has any."""
+        known = [(learned.codec, self._mean_bpp(learned), self._mask(learned)) for learned in self._plan.learned()]
+
+        def nearest(told: Condition) -> Unsharp:
+            return min(known, key=lambda each: (each[0] != told.codec, abs(math.log(each[1] / told.bpp))))[2]
+
+        return [nearest(condition) for condition in conditions]
+
+    def _mask(self, learned: Arm) -> Unsharp:
+        folder = self._stages.folder(self._plan.tuning_key(learned))
+        return Unsharp(*json.loads((folder / "unsharp.json").read_text()))
+
+    @cache  # noqa: B019
+    def _mean_bpp(self, learned: Arm) -> float:
+        folder = self._stages.folder(self._plan.pairs_key(learned))
+        return float(np.mean(json.loads((folder / "bpp.json").read_text())))
+
+    def _told(self, truth: Condition) -> Condition:
+        """Return what a restorer is told of a frame."""
+        match self._words.condition:
+            case "told":
+                return truth
+            case "untold":
+                return Condition("", truth.position, truth.bpp)
+            case "wrong":
+                learned = max(self._plan.learned(), key=lambda each: abs(math.log(self._mean_bpp(each) / truth.bpp)))
+                wrong = condition_of(learned.codec, learned.point, self._mean_bpp(learned))
+                is_other = (wrong.codec, wrong.position) != (truth.codec, truth.position)
+                return wrong if is_other else Condition(truth.codec, 1 - truth.position, _WRONG_RATE * truth.bpp)
+
+    def quality(self, arm: Arm, kind: RestorerKind | None) -> Quality:
+        """Return how far an arm's frames are from their originals once restored; as decoded without a restorer."""
+        folder = self._stages.folder(self._plan.restore_key(arm, kind))
+        return Quality(*json.loads((folder / "quality.json").read_text()))
+
+    def curve(self, kind: RestorerKind) -> list[list[float]]:
+        """Return, for each part of a training, step, loss, PSNR in dB and feature distance of held-out frames."""
+        folder = self._stages.folder(self._plan.final_key(kind))
+        curve: list[list[float]] = json.loads((folder / "curve.json").read_text())
+        return curve
+
+
+def condition_of(codec: str, point: str, bpp: float) -> Condition:
+    """Return the condition of a frame that a codec encoded at a point to a rate."""
+    places = _places(codec)
+    return Condition(codec, places[point] / max(1, len(places) - 1), bpp)
+
+
+@cache
+def _places(codec: str) -> dict[str, int]:
+    """Return each operating point's position on its codec's ladder."""
+    return {str(point): position for position, point in enumerate(codec_named(codec).all_points)}
