@@ -51,7 +51,7 @@ def chart(identity: str, figure: Any, title: str) -> Html:
 
 def miou_over_rate(runs: Sequence[MeasuredRun], looks: Looks, setup: str, span: tuple[float, float]) -> Any:
     """Return mIoU in percent over bpp for one setup, each run's OO as a band; `span` is the vertical axis."""
-    figure = _figure("bpp of the uploads", "mIoU, %", log_x=True)
+    figure = plain_figure("bpp of the uploads", "mIoU, %", log_x=True)
     for run, line, arms in _curves(runs):
         measured = [arm for arm in arms if setup in arm.miou]
         if not measured:
@@ -88,7 +88,7 @@ def quality_over_rate(
     runs: Sequence[MeasuredRun], looks: Looks, axis: str, digits: int, quality: Callable[[UploadRow], float]
 ) -> Any:
     """Return a distortion over bpp, for the arms that delivered anything."""
-    figure = _figure("bpp", axis, log_x=True)
+    figure = plain_figure("bpp", axis, log_x=True)
     for run, line, arms in _curves(runs):
         delivered = [arm for arm in arms if arm.upload.delivered]
         if delivered:
@@ -104,7 +104,7 @@ def quality_over_rate(
 
 def compute_over_rate(runs: Sequence[MeasuredRun], looks: Looks, worth: Quantity) -> Any:
     """Return multiply-accumulates of encoding a frame over bpp, markers coloured by what the frames are worth."""
-    figure = _figure("bpp of the uploads", "GMAC per encoded frame", log_x=True)
+    figure = plain_figure("bpp of the uploads", "GMAC per encoded frame", log_x=True)
     for run, line, arms in _curves(runs):
         shown = [arm for arm in arms if arm.upload.encode_gmac and worth.of(arm) is not None]
         if shown:
@@ -134,7 +134,7 @@ def over_time(
     runs: Sequence[MeasuredRun], looks: Looks, axis: str, values: Callable[[Timeline], Sequence[float]]
 ) -> Any:
     """Return a quantity over virtual time, a line per arm; the cheaper the arm, the fainter."""
-    figure = _figure("virtual time, s", axis, log_x=False)
+    figure = plain_figure("virtual time, s", axis, log_x=False)
     for run in runs:
         for arm in run.arms:
             look, timeline = looks[run.name, arm.line], arm.upload.timeline
@@ -155,7 +155,8 @@ def over_time(
     return figure
 
 
-def _figure(x_title: str, y_title: str, *, log_x: bool) -> Any:
+def plain_figure(x_title: str, y_title: str, *, log_x: bool = False) -> Any:
+    """Return an empty figure in the style of the page."""
     figure = go.Figure()
     axis = {"gridcolor": _GRID, "zeroline": False, "linecolor": _GRID, "automargin": True}
     figure.update_layout(

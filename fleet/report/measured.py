@@ -51,6 +51,7 @@ class MeasuredArm:
         per_class: per setup, the IoU of each class that occurs, mean over seeds.
         absent: classes that occurred in no measurement.
         line: what joins it to others in a chart: its codec, and the width of a codec of several.
+        restorer: whose RO and RC `miou` and `per_class` hold, of several the best in RO; None without one.
     """
 
     upload: UploadRow
@@ -58,6 +59,7 @@ class MeasuredArm:
     per_class: Mapping[str, Mapping[str, float]]
     absent: Sequence[str]
     line: str
+    restorer: str | None = None
 
     @property
     def name(self) -> str:
@@ -163,6 +165,8 @@ def _width(row: UploadRow) -> str:
 
 def _measured(upload: UploadRow, downstream: Sequence[DownstreamRow], line: str) -> MeasuredArm:
     rows = [row for row in downstream if (row.codec, row.point) == (upload.codec, upload.point)]
+    restorer = _best_restorer(rows)
+    rows = [row for row in rows if row.restorer in (None, restorer)]
     by_setup = {setup: [row for row in rows if row.setup == setup] for setup in SETUPS}
     by_setup = {setup: chosen for setup, chosen in by_setup.items() if chosen}
     per_class = {setup: _mean_per_class(chosen) for setup, chosen in by_setup.items()}
@@ -173,7 +177,18 @@ def _measured(upload: UploadRow, downstream: Sequence[DownstreamRow], line: str)
         per_class,
         [name for name in dict.fromkeys(name for row in rows for name in row.absent) if name not in occurring],
         line,
+        restorer,
     )
+
+
+def _best_restorer(rows: Sequence[DownstreamRow]) -> str | None:
+    """Return the restorer of the highest mean mIoU in RO, in RC where RO was not measured; None without any."""
+    setup = "RO" if any(row.setup == "RO" for row in rows) else "RC"
+    mious: dict[str, list[float]] = {}
+    for row in rows:
+        if row.restorer is not None and row.setup == setup:
+            mious.setdefault(row.restorer, []).append(row.miou)
+    return max(mious, key=lambda name: sum(mious[name]) / len(mious[name]), default=None)
 
 
 def _mean_per_class(rows: Sequence[DownstreamRow]) -> dict[str, float]:

@@ -24,6 +24,7 @@ from roadbits.fleet.report.markup import Column, Html, element, join, safe, sect
 from roadbits.fleet.report.measured import MeasuredRun, measured_arms, setups_of
 from roadbits.fleet.report.palette import looks_of
 from roadbits.fleet.report.rates import rates_section
+from roadbits.fleet.report.restoration import restoration_section
 from roadbits.fleet.report.segmentation import decomposition_section, miou_section, per_class_section
 from roadbits.fleet.report.wording import number
 from roadbits.fleet.results import Results, read_results
@@ -76,7 +77,10 @@ def _sections(runs: Sequence[MeasuredRun]) -> list[Html]:
     compute = compute_section(runs, looks)
     sections += [compute] if compute else []
     if setups:
-        sections += [decomposition_section(runs), per_class_section(runs)]
+        sections.append(decomposition_section(runs))
+        restoration = restoration_section(runs)
+        sections += [restoration] if restoration else []
+        sections.append(per_class_section(runs))
     sections += [delivery_section(runs, looks), strips_section(runs)]
     sections += [_adaptation(run) for run in runs if run.results.adaptation]
     return sections

@@ -61,6 +61,8 @@ def decomposition_section(runs: Sequence[MeasuredRun]) -> Html:
         "Lost information is OO − CC, covariate shift is CC − CO; what compression costs a fleet that trains on "
         "uploads is their sum, OO − CO."
     )
+    if any(arm.restorer for run in runs for arm in run.arms):
+        note += " RO and RC are those of each arm's best restorer in RO: see below for all of them."
     return section("decomposition", "Where the mIoU goes", element("p", note, class_="note"), table(columns, rows))
 
 

@@ -22,6 +22,7 @@ from roadbits.codecs.metrics import psnr
 from roadbits.fleet.archive import Archive, Arrays
 from roadbits.fleet.cameras.classes import ClassSet
 from roadbits.fleet.plan import Plan, shown_positions
+from roadbits.fleet.restoration_words import RestorerKind
 from roadbits.fleet.scenario_file import load_scenario
 from roadbits.fleet.sources import classes_of
 from roadbits.fleet.vehicle import Arm
@@ -131,6 +132,15 @@ class StageFolders:
         if not folder.is_dir():
             return None
         return Arrays(folder, "images"), json.loads((folder / "positions.json").read_text())
+
+    def restored_arms(self) -> list[Arm]:
+        """Return the arms whose uploads were restored."""
+        return [arm for arm in self.plan.arms if self.plan.restorers_of(arm)]
+
+    def restored(self, arm: Arm, kind: RestorerKind) -> Arrays | None:
+        """Return an arm's restored uploads, in the order of `delivered`; None if they are gone."""
+        folder = self._stages / self.plan.restore_key(arm, kind)
+        return Arrays(folder, "images") if folder.is_dir() else None
 
     def predictions(self, setup: str, arm: Arm) -> Arrays | None:
         """Return the first seed's predictions of the shown test frames; None if there are none."""
