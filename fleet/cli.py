@@ -51,6 +51,8 @@ def _exit_codes(command: Callable[..., None]) -> Callable[..., None]:
     """Turn the program's errors into one clear message and the promised exit code."""
     from roadbits.codecs.image import ImageFileError
     from roadbits.codecs.integer import InexactArithmeticError
+    from roadbits.fleet.export import ExportError
+    from roadbits.fleet.finished_stages import StagesMissing
 
     @functools.wraps(command)
     def wrapped(*args: Any, **kwargs: Any) -> None:
@@ -65,6 +67,8 @@ def _exit_codes(command: Callable[..., None]) -> Callable[..., None]:
             DataError,
             DeviceError,
             OtherCollectionError,
+            ExportError,
+            StagesMissing,
         ) as error:
             _fail(error, _WRONG_USE)
         except (StoreError, BackendError, BitstreamError, InexactArithmeticError) as error:
@@ -245,6 +249,41 @@ def _check_network(scenario: Scenario) -> None:
 def report(run_folders: tuple[Path, ...], out: Path | None) -> None:
     """Write one self-contained HTML page of one run, or of several compared."""
     _write_report(list(run_folders), out or run_folders[0] / "report.html")
+
+
+@cli.command()
+@click.argument("run_folder", type=click.Path(path_type=Path, file_okay=False), metavar="RUN_DIR")
+@click.argument("out", type=click.Path(path_type=Path, file_okay=False), metavar="DIR")
+@click.option("--setup", required=True, type=click.Choice(["OO", "CO", "RO", "CC", "OC", "RC"]), help="Train x test.")
+@click.option("--codec", "codec_name", help="Needed where the run has several.")
+@click.option("--point", help="Its operating point or policy, as the results name it.")
+@click.option("--restorer", help="Needed where the run has several.")
+@click.option("--quiet", is_flag=True, help="Show no progress bar.")
+@_exit_codes
+def export(
+    run_folder: Path,
+    out: Path,
+    setup: str,
+    codec_name: str | None,
+    point: str | None,
+    restorer: str | None,
+    quiet: bool,
+) -> None:
+    """Write a setup's frames and labels to DIR as a data set in the layout of CamVid or Cityscapes."""
+    from roadbits.downstream.setups import Setup
+    from roadbits.fleet.export import Choice
+    from roadbits.fleet.export import export as write_frames
+    from roadbits.fleet.progress import Display
+    from roadbits.fleet.results import read_results
+    from roadbits.fleet.vehicle import Arm
+
+    if (codec_name is None) != (point is None):
+        raise click.UsageError("give --codec and --point together, or neither")
+    arm = Arm(codec_name, point) if codec_name and point else None
+    results = read_results(run_folder)
+    with Display(quiet=quiet).bar("export", 1) as bar:
+        count = write_frames(run_folder, results, Choice(Setup(setup), arm, restorer), out, bar.set_of)
+    click.echo(f"{out}: {count} frames of {setup}")
 
 
 @cli.command()

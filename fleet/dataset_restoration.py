@@ -69,7 +69,8 @@ class DatasetRestoration:
             others: names and frames that no reference frame may be among.
 
         Raises:
-            DataError: if a reference frame is among them, or fewer are there than are to be learned from.
+            DataError: if a reference frame is among them, fewer are there than are to be learned from, or none of them
+                is labelled though segmenters are to train on them.
         """
         key = self._plan.originals_key("reference")
         if not self._stages.is_done(key):
@@ -81,6 +82,8 @@ class DatasetRestoration:
         wanted = self._words.reference_frames
         if wanted is not None and wanted > len(self._references()):
             raise DataError(f"restoration.reference_frames is {wanted}, {len(self._references())} are there")
+        if "references" in self._words.remedies:
+            self.labelled_references()
         for learned in self._plan.learned():
             if not self._stages.is_done(self._plan.pairs_key(learned)):
                 self._write_pairs(learned)

@@ -35,6 +35,10 @@ class Bar:
         """Move to a number of units, with a few words behind the bar."""
         self._progress.update(self._task, completed=units, note=note)
 
+    def set_of(self, units: int, total: int) -> None:
+        """Move to a number of units of a total that is known only now."""
+        self._progress.update(self._task, completed=units, total=total)
+
 
 class Display:
     """Bars for a person and `log.jsonl` for a program."""

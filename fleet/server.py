@@ -179,6 +179,12 @@ class Server:
         self._restoration.train(self._weights(teacher) if teacher else None)
         self._restoration.restore(self.originals("train"))
 
+    def _untold(self) -> None:
+        """Note which arms were restored by networks that never learned their codec."""
+        known = {learned.codec for learned in self._plan.learned()}
+        for codec in sorted({arm.codec for arm in self._plan.arms if self._plan.restorers_of(arm)} - known):
+            self._note(f"no restorer learned {codec}: its frames were restored with their codec not told")
+
     def train(self) -> None:
         """Train every missing segmenter, side by side where the backend can."""
         self._train_all(self._plan.training_jobs())
@@ -276,6 +282,8 @@ class Server:
         uploads = [self._upload_row(arm) for arm in self._plan.arms]
         downstream = [row for upload in uploads for row in self._downstream_rows(upload)]
         restoration = [row for upload in uploads for row in self._restoration_rows(upload)]
+        if self._restoration is not None:
+            self._untold()
         if downstream and downstream[0].absent:
             self._note(f"no test label holds {', '.join(downstream[0].absent)}: left out of every mIoU")
         return Results(

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from roadbits.fleet.cameras.classes import ClassSet
+from roadbits.fleet.finished_stages import StagesMissing
 from roadbits.fleet.report.markup import Html, data, element, join, section
 from roadbits.fleet.report.measured import MeasuredRun, setups_of
-from roadbits.fleet.report.strips import ArmStrip, Gallery, StripsMissing, gallery_of
+from roadbits.fleet.report.strips import ArmStrip, Gallery, gallery_of
 from roadbits.fleet.report.wording import number
 from roadbits.fleet.vehicle import Arm
 
@@ -29,7 +30,7 @@ def _run_strips(position: int, run: MeasuredRun, num_runs: int) -> Html:
     bpp = {Arm(arm.upload.codec, arm.upload.point): arm.upload.bpp for arm in run.arms if arm.upload.bpp > 0}
     try:
         shown = gallery_of(run.folder, bpp, max(2, _MAX_ARMS // num_runs), MAX_PICTURE_BYTES // num_runs)
-    except StripsMissing as missing:
+    except StagesMissing as missing:
         return join([*heading, element("p", f"No frames to show: {missing}.", class_="note")])
     if not shown.strips:
         return join([*heading, element("p", "No frames to show: nothing was measured or delivered.", class_="note")])

@@ -11,12 +11,13 @@ import numpy as np
 import plotly.graph_objects as go
 from numpy.typing import NDArray
 
+from roadbits.fleet.finished_stages import StageFolders, StagesMissing
 from roadbits.fleet.report.charts import chart, plain_figure
 from roadbits.fleet.report.markup import Cell, Column, Html, element, join, section, table
 from roadbits.fleet.report.measured import MeasuredArm, MeasuredRun
 from roadbits.fleet.report.palette import COLOURS
 from roadbits.fleet.report.segmentation import arm_cells, arm_columns
-from roadbits.fleet.report.strips import StageFolders, StripsMissing, picture
+from roadbits.fleet.report.strips import picture
 from roadbits.fleet.report.wording import NONE, number, percent, points
 from roadbits.fleet.results import RestorationRow
 from roadbits.fleet.vehicle import Arm
@@ -166,7 +167,7 @@ def _pictures(run: MeasuredRun) -> Html:
     try:
         folders = StageFolders(run.folder)
         rows = [_strip(folders, arm, k) for arm in folders.restored_arms() for k in range(_SHOWN)]
-    except (StripsMissing, OSError, ValueError, LookupError, TypeError) as error:
+    except (StagesMissing, OSError, ValueError, LookupError, TypeError) as error:
         return element("p", f"No restored frames to show: {error}.", class_="note")
     return element("div", join([row for row in rows if row]), class_="restored")
 

@@ -9,7 +9,6 @@ Not here: how the page arranges them (`gallery`).
 
 import base64
 import io
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,21 +18,14 @@ import PIL.Image
 from numpy.typing import NDArray
 
 from roadbits.codecs.metrics import psnr
-from roadbits.fleet.archive import Archive, Arrays
+from roadbits.fleet.archive import Archive
 from roadbits.fleet.cameras.classes import ClassSet
-from roadbits.fleet.plan import Plan, shown_positions
-from roadbits.fleet.restoration_words import RestorerKind
-from roadbits.fleet.scenario_file import load_scenario
-from roadbits.fleet.sources import classes_of
+from roadbits.fleet.finished_stages import StageFolders, StagesMissing
+from roadbits.fleet.plan import shown_positions
 from roadbits.fleet.vehicle import Arm
-from roadbits.fleet.yaml_file import YamlFileError
 
 _WEBP_EFFORT = 2
 """Of 0..6: higher ones take several times longer and save a few percent."""
-
-
-class StripsMissing(Exception):
-    """A run whose stages cannot be shown; the message says why."""
 
 
 @dataclass(frozen=True)
@@ -82,76 +74,6 @@ class Strip:
         return sum(len(part) for part in parts if part)
 
 
-class StageFolders:
-    """The stages of one finished run, only read."""
-
-    def __init__(self, run_folder: Path) -> None:
-        """Take a run's folder.
-
-        Raises:
-            StripsMissing: if its scenario cannot be read.
-        """
-        self._stages = run_folder / "stages"
-        try:
-            self.plan = Plan(load_scenario(run_folder / "scenario.yaml")[0])
-        except (YamlFileError, ValueError) as error:
-            raise StripsMissing(f"scenario.yaml cannot be read: {error}") from error
-
-    @property
-    def classes(self) -> ClassSet:
-        """The label set."""
-        return classes_of(self.plan.scenario.cameras)
-
-    @property
-    def seed(self) -> int:
-        """The seed whose predictions are shown."""
-        words = self.plan.scenario.downstream
-        return words.seeds[0] if words else 0
-
-    def originals(self, split: str) -> Archive:
-        """Return a split's originals.
-
-        Raises:
-            StripsMissing: if they are gone.
-        """
-        folder = self._stages / self.plan.originals_key(split)
-        if not folder.is_dir():
-            raise StripsMissing(f"the stage with the original {split} frames is gone")
-        return Archive.open(folder)
-
-    def on_board(self, arm: Arm) -> tuple[Arrays, float] | None:
-        """Return the test frames that an arm compressed on board and their bpp; None if there are none."""
-        folder = self._stages / self.plan.on_board_key(arm)
-        if not folder.is_dir():
-            return None
-        return Arrays(folder, "images"), json.loads((folder / "rate.json").read_text())
-
-    def delivered(self, arm: Arm) -> tuple[Arrays, list[int]] | None:
-        """Return an arm's decoded uploads and their positions among the originals; None if they are gone."""
-        folder = self._stages / self.plan.decode_key(arm)
-        if not folder.is_dir():
-            return None
-        return Arrays(folder, "images"), json.loads((folder / "positions.json").read_text())
-
-    def restored_arms(self) -> list[Arm]:
-        """Return the arms whose uploads were restored."""
-        return [arm for arm in self.plan.arms if self.plan.restorers_of(arm)]
-
-    def restored(self, arm: Arm, kind: RestorerKind) -> Arrays | None:
-        """Return an arm's restored uploads, in the order of `delivered`; None if they are gone."""
-        folder = self._stages / self.plan.restore_key(arm, kind)
-        return Arrays(folder, "images") if folder.is_dir() else None
-
-    def predictions(self, setup: str, arm: Arm) -> Arrays | None:
-        """Return the first seed's predictions of the shown test frames; None if there are none."""
-        chosen = next((each for each in self.plan.setups if each == setup), None)
-        if chosen is None:
-            return None
-        jobs = self.plan.jobs_of(chosen, arm, self.seed)
-        folder = self._stages / self.plan.measure_key(jobs[0]) if jobs else None
-        return Arrays(folder, "predictions") if folder and folder.is_dir() else None
-
-
 @dataclass(frozen=True)
 class Gallery:
     """A run's strips.
@@ -179,7 +101,7 @@ def gallery_of(run_folder: Path, bpp: Mapping[Arm, float], max_arms: int, max_by
         max_bytes: how many bytes of pictures at most; one frame with one arm is given in any case.
 
     Raises:
-        StripsMissing: if the stages cannot be shown.
+        StagesMissing: if the stages cannot be shown.
     """
     try:
         folders = StageFolders(run_folder)
@@ -187,7 +109,7 @@ def gallery_of(run_folder: Path, bpp: Mapping[Arm, float], max_arms: int, max_by
         strips = _affordable(source, bpp, max_arms, max_bytes)
         return Gallery(strips, source.kind, folders.seed, folders.classes)
     except (OSError, ValueError, LookupError, TypeError) as error:
-        raise StripsMissing(f"the stages cannot be read: {error}") from error
+        raise StagesMissing(f"the stages cannot be read: {error}") from error
 
 
 def spaced_arms(bpp: Mapping[Arm, float], limit: int) -> list[Arm]:
@@ -231,7 +153,7 @@ def _affordable(
 def _source(folders: StageFolders, bpp: Mapping[Arm, float]) -> "_TestFrames | _Drives":
     """Return test frames where anything was measured on them, else the drives."""
     if not bpp:
-        raise StripsMissing("no arm sent anything")
+        raise StagesMissing("no arm sent anything")
     return _TestFrames(folders, bpp) if folders.plan.scenario.downstream else _Drives(folders, bpp)
 
 

@@ -10,8 +10,9 @@ import pytest
 
 from roadbits.codecs.metrics import psnr
 from roadbits.fleet.archive import Archive, Arrays
+from roadbits.fleet.finished_stages import StagesMissing
 from roadbits.fleet.plan import Plan
-from roadbits.fleet.report.strips import StripsMissing, gallery_of, picture, spaced_arms
+from roadbits.fleet.report.strips import gallery_of, picture, spaced_arms
 from roadbits.fleet.results import Results
 from roadbits.fleet.scenario_file import load_scenario
 from roadbits.fleet.vehicle import Arm
@@ -69,7 +70,7 @@ def test_a_small_budget_takes_fewer_frames_then_fewer_arms(results: Results, sav
 def test_missing_stages_or_scenario_are_told(results: Results, save_run: Callable[..., Path], gone: str) -> None:
     folder = save_run(results, stages=True)
     shutil.rmtree(folder / gone) if (folder / gone).is_dir() else (folder / gone).unlink()
-    with pytest.raises(StripsMissing, match=r"gone|cannot be read"):
+    with pytest.raises(StagesMissing, match=r"gone|cannot be read"):
         gallery_of(folder, ARMS, 8, PLENTY)
 
 
@@ -77,7 +78,7 @@ def test_a_damaged_stage_is_told(results: Results, save_run: Callable[..., Path]
     folder = save_run(results, stages=True)
     for file in (folder / "stages").glob("originals-*/images.bin"):
         file.write_bytes(b"short")
-    with pytest.raises(StripsMissing, match="cannot be read"):
+    with pytest.raises(StagesMissing, match="cannot be read"):
         gallery_of(folder, ARMS, 8, PLENTY)
 
 

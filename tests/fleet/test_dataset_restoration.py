@@ -1,0 +1,223 @@
+"""Runs that restore: every treatment measured, the same digest after an interruption, and what is refused."""
+
+import json
+import shutil
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import PIL.Image
+import pytest
+
+from roadbits.fleet.archive import Arrays
+from roadbits.fleet.backend import BackendError, LocalBackend
+from roadbits.fleet.cameras.frame import DataError
+from roadbits.fleet.dataset_restoration import condition_of
+from roadbits.fleet.plan import Plan
+from roadbits.fleet.results import RestorationRow, Results
+from roadbits.fleet.run import Run
+from roadbits.fleet.scenario import Scenario
+from roadbits.fleet.scenario_file import load_scenario
+from roadbits.fleet.vehicle import Arm
+from roadbits.fleet.yaml_file import YamlFileError
+
+SMOKE = Path(__file__).parents[2] / "scenarios" / "smoke.yaml"
+ARM = Arm("jpeg", "quality=10")
+RESTORED = (
+    "fleet.vehicles=2",
+    "fleet.faults={}",
+    "cameras.frames_per_vehicle=4",
+    "cameras.test_frames=2",
+    "cameras.reference={frames_per_vehicle: 3, vehicles: 1}",
+    "codecs=[{name: jpeg, points: [quality=10]}]",
+    "restoration={restorers: [mse, gan, task, unsharp], remedies: [augmentation, references], channels: 8, "
+    "blocks: [1, 1, 1], first_steps: 3, steps: 3, batch_size: 2, crop: 64}",
+    "downstream.steps=2",
+    "downstream.seeds=[0]",
+    "downstream.setups=[OO, CO, RO, CC, OC, RC]",
+)
+
+
+def scenario(*settings: str) -> Scenario:
+    (found,) = load_scenario(SMOKE, settings)
+    return found
+
+
+def execute(folder: Path, *settings: str, backend: type[LocalBackend] = LocalBackend, resume: bool = False) -> Results:
+    return Run(scenario(*settings), folder, backend, quiet=True).execute(resume)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Results]:
+    folder = tmp_path_factory.mktemp("whole") / "run"
+    return folder, execute(folder, *RESTORED)
+
+
+def row_of(results: Results, treatment: str) -> RestorationRow:
+    (row,) = [row for row in results.restoration if row.treatment == treatment]
+    return row
+
+
+def test_every_restorer_has_its_rows_in_ro_and_rc(whole: tuple[Path, Results]) -> None:
+    rows = {(row.setup, row.restorer) for row in whole[1].downstream}
+    restored = {(setup, kind) for setup in ("RO", "RC") for kind in ("mse", "gan", "task", "unsharp")}
+    assert rows == {*restored, *((setup, None) for setup in ("OO", "CO", "CC", "OC"))}
+
+
+def test_every_treatment_is_compared_with_none(whole: tuple[Path, Results]) -> None:
+    results = whole[1]
+    treatments = [row.treatment for row in results.restoration]
+    assert treatments == ["none", "mse", "gan", "task", "unsharp", "augmentation", "references"]
+    (plain,) = [row.miou for row in results.downstream if row.setup == "CO"]
+    for row in results.restoration:
+        assert row.miou_low <= row.miou <= row.miou_high
+        assert row.gain == pytest.approx(row.miou - plain)
+        assert row.miou_by_seed == {"0": row.miou}
+        assert (row.psnr_db is None) == (row.treatment in ("augmentation", "references"))
+        assert row.reference_frames == (0 if row.treatment in ("none", "augmentation") else 3)
+    ro = {row.restorer: row.miou for row in results.downstream if row.setup == "RO"}
+    assert ro == {kind: row_of(results, kind).miou for kind in ("mse", "gan", "task", "unsharp")}
+
+
+def test_frames_without_a_restorer_have_the_quality_that_was_decoded(whole: tuple[Path, Results]) -> None:
+    row, (upload,) = row_of(whole[1], "none"), whole[1].uploads
+    assert (row.psnr_db, row.ms_ssim) == (upload.psnr_db, upload.ms_ssim)
+
+
+def test_restored_frames_are_other_frames_of_the_same_sizes(whole: tuple[Path, Results]) -> None:
+    folder, _ = whole
+    plan, stages = Plan(scenario(*RESTORED)), folder / "stages"
+    decoded = Arrays(stages / plan.decode_key(ARM), "images")
+    restored = Arrays(stages / plan.restore_key(ARM, "mse"), "images")
+    assert [image.shape for image in restored] == [image.shape for image in decoded]
+    assert len(decoded) == 8
+
+
+def test_a_run_interrupted_in_any_training_ends_with_the_same_digest(
+    whole: tuple[Path, Results], tmp_path: Path
+) -> None:
+    class Fails(LocalBackend):
+        left = 0
+
+        def train(self, function: Any, items: Sequence[Any], *rest: Any) -> Iterator[tuple[int, Any]]:
+            for done in super().train(function, items, *rest):
+                if Fails.left == 0:
+                    raise BackendError("the power went")
+                Fails.left -= 1
+                yield done
+
+    for trainings in (0, 2, 3, 5):
+        Fails.left = trainings
+        with pytest.raises(BackendError, match="the power went"):
+            execute(tmp_path / "run", *RESTORED, backend=Fails, resume=trainings > 0)
+    assert execute(tmp_path / "run", *RESTORED, resume=True).digest == whole[1].digest
+
+
+def test_only_the_stages_of_a_changed_restorer_are_done_again(whole: tuple[Path, Results], tmp_path: Path) -> None:
+    shutil.copytree(whole[0], tmp_path / "run")
+    before = {path.name for path in (tmp_path / "run" / "stages").iterdir()}
+    execute(tmp_path / "run", *RESTORED, "restoration.steps=4", "restoration.restorers=[mse]", resume=True)
+    new = {path.name.partition("-")[0] for path in (tmp_path / "run" / "stages").iterdir() if path.name not in before}
+    assert new == {"restorer", "restore", "train", "measure"}
+
+
+def test_what_is_told_of_an_upload_can_be_wrong(whole: tuple[Path, Results], tmp_path: Path) -> None:
+    shutil.copytree(whole[0], tmp_path / "run")
+    wrong = execute(tmp_path / "run", *RESTORED, "restoration.condition=wrong", resume=True)
+    assert row_of(wrong, "none") == row_of(whole[1], "none")
+    before = {path.name for path in (whole[0] / "stages").iterdir() if path.name.startswith("restorer-")}
+    after = {path.name for path in (tmp_path / "run" / "stages").iterdir() if path.name.startswith("restorer-")}
+    assert before == after, "restorers were trained again for what only restoring depends on"
+
+
+def test_a_condition_holds_the_place_on_the_ladder() -> None:
+    assert condition_of("jpeg", "quality=10", 0.3).position < condition_of("jpeg", "quality=60", 0.3).position
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        (("cameras.reference=null",), "set some apart with cameras.reference"),
+        (("restoration=null",), "downstream.setups names RO, RC: add restoration"),
+        (("downstream.setups=[OO, CO]",), "restoration is never measured"),
+        (("restoration.arms=['jpeg:quality=11']",), "choose from jpeg:quality=10"),
+        (
+            ("restoration.trained_on=[{name: webp, points: [quality=20]}]", "restoration.only_trained_on=true"),
+            "restoration is not trained on jpeg",
+        ),
+        (("restoration.only_trained_on=true",), "needs codecs and points in restoration.trained_on"),
+        (("restoration.crop=60",), "multiple of 8"),
+        (("restoration.restorers=[magic]",), "'mse', 'gan' or 'task'"),
+    ],
+)
+def test_restoration_that_cannot_be_is_refused(settings: tuple[str, ...], expected: str) -> None:
+    with pytest.raises(YamlFileError, match=expected.replace("[", r"\[")):
+        scenario(*RESTORED, *settings)
+
+
+def test_a_codec_that_was_never_learned_is_restored_untold_if_the_scenario_allows_it(tmp_path: Path) -> None:
+    results = execute(
+        tmp_path / "run",
+        *RESTORED,
+        "restoration.restorers=[mse, unsharp]",
+        "restoration.remedies=[]",
+        "restoration.trained_on=[{name: webp, points: [quality=20]}]",
+        "restoration.only_trained_on=true",
+        "restoration.untrained_codec=warn",
+        "downstream.setups=[OO, CO, RO]",
+    )
+    assert any("jpeg" in note and "not told" in note for note in results.notes)
+    assert {row.treatment for row in results.restoration} == {"none", "mse", "unsharp"}
+
+
+def test_more_references_than_there_are_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"restoration\.reference_frames is 9, 3 are there"):
+        execute(tmp_path / "run", *RESTORED, "restoration.reference_frames=9")
+
+
+@pytest.fixture
+def folders(tmp_path: Path) -> Path:
+    """Folders of images and masks: six frames each to train, to test and for reference."""
+    rng = np.random.default_rng(0)
+    for part in ("train", "test", "reference"):
+        for kind, shape, most in (("images", (72, 96, 3), 256), ("masks", (72, 96), 11)):
+            folder = tmp_path / part / kind
+            folder.mkdir(parents=True)
+            for k in range(6):
+                pixels = rng.integers(0, most, shape, dtype=np.uint8)
+                PIL.Image.fromarray(pixels).save(folder / f"{k}.png")
+    return tmp_path
+
+
+def in_folders(folders: Path, **others: str) -> tuple[str, ...]:
+    words = {
+        "kind": "folder",
+        "images": f"{folders}/train/images",
+        "masks": f"{folders}/train/masks",
+        "test_images": f"{folders}/test/images",
+        "test_masks": f"{folders}/test/masks",
+    }
+    reference = {"images": f"{folders}/reference/images", "masks": f"{folders}/reference/masks", **others}
+    settings = tuple(each for each in RESTORED if not each.startswith("cameras."))
+    return (*settings, f"cameras={json.dumps({**words, 'reference': reference})}", "fleet.vehicles=1")
+
+
+@pytest.mark.parametrize("part", ["train", "test"])
+def test_a_reference_frame_that_is_uploaded_or_tested_on_is_refused_by_name(folders: Path, part: str) -> None:
+    shutil.copy(folders / part / "images" / "4.png", folders / "reference" / "images" / "2.png")
+    with pytest.raises(DataError, match=rf"frame images 2 is also images 4 of the {part} frames"):
+        execute(folders / "run", *in_folders(folders))
+
+
+def test_reference_folders_inside_others_are_refused(folders: Path) -> None:
+    settings = in_folders(folders, images=f"{folders}/test/images")
+    with pytest.raises(DataError, match=r"cameras\.reference\.images: .* overlaps cameras\.test_images"):
+        execute(folders / "run", *settings)
+
+
+def test_references_without_labels_cannot_be_trained_on(folders: Path) -> None:
+    settings = in_folders(folders)
+    unlabelled = [each.replace(f', "masks": "{folders}/reference/masks"', "") for each in settings]
+    with pytest.raises(DataError, match="no reference frame is labelled"):
+        execute(folders / "run", *unlabelled)
