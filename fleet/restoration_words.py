@@ -10,7 +10,7 @@ from pydantic import AfterValidator, Field
 from roadbits.fleet.parts import Count, Part, Positive, Seed, distinct
 from roadbits.fleet.rules import CodecChoice
 
-LearnedKind = Literal["mse", "gan", "task"]
+LearnedKind = Literal["mse", "perceptual", "gan", "task"]
 RestorerKind = LearnedKind | Literal["unsharp"]
 Remedy = Literal["augmentation", "references"]
 
@@ -19,8 +19,9 @@ class Restoration(Part):
     """Restoring the uploads before a segmenter trains on them.
 
     Attributes:
-        restorers: `mse` for the least squared error, `gan` for images that critics take for originals, `task` for what
-            a segmenter computes on the original, `unsharp` for a filter tuned on the reference frames.
+        restorers: `mse` for the least squared error, `perceptual` for what ImageNet's encoder sees of the original,
+            `gan` for that and images that critics take for originals, `task` for what a segmenter computes on the
+            original, `unsharp` for a filter tuned on the reference frames.
         remedies: what can be done instead: `augmentation` blurs, sharpens and compresses the training frames at
             random, `references` trains on the reference frames too, where those are labelled.
         arms: restored alone, for example `jpeg:quality=10`; all arms if left out.

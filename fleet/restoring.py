@@ -124,7 +124,7 @@ def train_restorer(job: RestorerJob, report: Report) -> RestorerState:
 
 def _sight_for(job: RestorerJob) -> tuple[Sight | None, list[int]]:
     match job.recipe.objective:
-        case "gan":
+        case "perceptual" | "gan":
             return imagenet_sight()
         case "task":
             assert job.teacher is not None

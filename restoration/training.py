@@ -1,9 +1,9 @@
 """Training a restorer on pairs of degraded and original images, in phases that can stop and go on.
 
-A first phase learns pixels. What follows is an objective's own: `mse` goes on with pixels, `gan` adds what a pretrained
-network sees and critics that must not tell restored images from originals, `task` adds what a segmenter computes.
-Every objective takes equally many steps. Convolution kernels are moved by Muon, the rest by Adam; the weights that
-restore are a running mean.
+A first phase learns pixels. What follows is an objective's own: `mse` goes on with pixels, `perceptual` adds what a
+pretrained network sees, `gan` that and critics which must not tell restored images from originals, `task` what a
+segmenter computes. Every objective takes equally many steps. Convolution kernels are moved by Muon, the rest by Adam;
+the weights that restore are a running mean.
 
 Every random number of a step depends on the seed and the step alone; a checkpoint is bytes that hold weights, moments,
 critics and the step, so that another process on another machine can go on.
@@ -33,7 +33,7 @@ from roadbits.restoration.critics import FeatureCritic
 from roadbits.restoration.losses import Sight, deceiving, feature_distance, judging, likeness
 from roadbits.restoration.network import STRIDE, Restorer, RestorerSpec
 
-Objective = Literal["pixels", "mse", "gan", "task"]
+Objective = Literal["pixels", "mse", "perceptual", "gan", "task"]
 
 _WARM_UP_STEPS = 50
 _LOWEST_FACTOR = 0.02
@@ -68,6 +68,7 @@ class Pull:
 PULLS: dict[Objective, Pull] = {
     "pixels": Pull(1, 5.0),
     "mse": Pull(2, 50.0),
+    "perceptual": Pull(1, 5.0, 1.0),
     "gan": Pull(1, 5.0, 1.0, 0.5),
     "task": Pull(1, 5.0, 1.0),
 }

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 
 from roadbits.fleet.report.markup import Html, element, join
 from roadbits.fleet.report.measured import MeasuredArm, MeasuredRun, best_arm, cheapest_first, setups_of
-from roadbits.fleet.report.wording import number, percent
+from roadbits.fleet.report.wording import number, percent, points
+from roadbits.fleet.results import RestorationRow
 
 _CLOSE_TO_IDEAL = 0.01
 _PRACTICE = ("CO", "CC", "OC")
@@ -33,7 +34,27 @@ def _of_segmentation(run: MeasuredRun, arms: Sequence[MeasuredArm]) -> list[Html
     setup = next((setup for setup in _PRACTICE if setup in setups_of(arms)), None)
     if setup is not None and run.ideal is not None:
         sentences += _of_price([arm for arm in arms if setup in arm.miou], setup, run.ideal.mean)
-    return sentences
+    return sentences + _of_restoration(run)
+
+
+def _of_restoration(run: MeasuredRun) -> list[Html]:
+    """Say which restorer gains most, and whether a remedy without one gains more."""
+    rows = [row for row in run.results.restoration if row.treatment != "none"]
+    restored, remedied = ([row for row in rows if (row.psnr_db is None) == is_remedy] for is_remedy in (False, True))
+    if not restored:
+        return []
+    best = max(restored, key=lambda row: row.gain)
+    told = [f"Restored by {best.treatment}, {best.codec} {best.point} gains", _gain(best)]
+    if best.gap_closed is not None:
+        told.append(f"of mIoU in the car, {number(100 * best.gap_closed, 0)} % of what it had lost")
+    others = [row for row in remedied if (row.codec, row.point) == (best.codec, best.point)]
+    if others and (rival := max(others, key=lambda row: row.gain)).gain > best.gain:
+        told += [f"(without a restorer, {rival.treatment} gains", _gain(rival) + ")"]
+    return [_sentence(*told)]
+
+
+def _gain(row: RestorationRow) -> Html:
+    return element("b", f"{points(row.gain)} points")
 
 
 def _best(arms: Sequence[MeasuredArm], setup: str) -> Html:

@@ -25,7 +25,8 @@ from roadbits.fleet.vehicle import Arm
 MEANINGS = {
     "none": "trained on the uploads as they are: CO",
     "mse": "restored for the least squared error",
-    "gan": "restored so that critics take it for an original",
+    "perceptual": "restored for what ImageNet's encoder sees of the original",
+    "gan": "the same, and so that critics take it for an original",
     "task": "restored so that a segmenter computes what it does on the original",
     "unsharp": "an unsharp mask, tuned on the reference frames",
     "augmentation": "no restorer: training frames blurred, sharpened and compressed at random",

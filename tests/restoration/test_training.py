@@ -80,7 +80,7 @@ def test_what_is_told_makes_a_difference() -> None:
     assert (told != wrong).any()
 
 
-@pytest.mark.parametrize("objective", ["pixels", "mse", "gan", "task"])
+@pytest.mark.parametrize("objective", ["pixels", "mse", "perceptual", "gan", "task"])
 def test_a_training_that_stopped_ends_with_the_same_bits(objective: Objective) -> None:
     whole = training(objective)
     list(whole.run(6))
