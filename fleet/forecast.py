@@ -17,7 +17,7 @@ from roadbits.fleet.collection import drive_lengths
 from roadbits.fleet.feasibility import Load, loads
 from roadbits.fleet.links import trace_for
 from roadbits.fleet.scenario import Scenario
-from roadbits.fleet.sources import check_disjoint, test_sources, train_source
+from roadbits.fleet.sources import check_disjoint, reference_sources, test_sources, train_source
 from roadbits.fleet.vehicle import Arm, rules_of
 
 _FRAMES = 3
@@ -36,7 +36,9 @@ def forecast(scenario: Scenario) -> Iterator[str]:
     asked = list(loads(scenario))
     lengths = drive_lengths(scenario)
     tests = sum(len(source) for source in test_sources(cameras, scenario.seed))
-    yield f"frames    {sum(lengths)} of {fleet.num_vehicles} vehicles, {tests} to test on"
+    references = sum(len(source) for source in reference_sources(cameras, scenario.seed))
+    learned = f", {references} for reference" if references else ""
+    yield f"frames    {sum(lengths)} of {fleet.num_vehicles} vehicles, {tests} to test on{learned}"
     first = 0
     for group in fleet.everyone:
         vehicles = range(first, first + min(20, group.vehicles))

@@ -231,6 +231,14 @@ class Plan:
         fleet, words = self.scenario.fleet, self.scenario.downstream
         arms = ", ".join(arm.key for arm in self.arms)
         yield f"collect   {fleet.num_vehicles} vehicles x {len(self.arms)} arms: {arms}"
+        if (restoration := self.scenario.restoration) is not None:
+            learned = [kind for kind in restoration.restorers if kind != "unsharp"]
+            yield (
+                f"restore   {sum(bool(self.restorers_of(arm)) for arm in self.arms)} arms by "
+                f"{', '.join(restoration.restorers)}; {len(learned)} networks learn {len(self.learned())} points in "
+                f"{restoration.first_steps} + {restoration.steps} steps of {restoration.batch_size} crops "
+                f"{restoration.crop}x{restoration.crop}"
+            )
         if words is None:
             yield "downstream: none; the run ends with rates and distortions"
             return

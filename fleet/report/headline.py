@@ -49,7 +49,7 @@ def _of_restoration(run: MeasuredRun) -> list[Html]:
         told.append(f"of mIoU in the car, {number(100 * best.gap_closed, 0)} % of what it had lost")
     others = [row for row in remedied if (row.codec, row.point) == (best.codec, best.point)]
     if others and (rival := max(others, key=lambda row: row.gain)).gain > best.gain:
-        told += [f"(without a restorer, {rival.treatment} gains", _gain(rival) + ")"]
+        told += [f"(without a restorer, {rival.treatment} gains", Html(_gain(rival) + ")")]
     return [_sentence(*told)]
 
 

@@ -1,0 +1,111 @@
+import json
+import re
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from roadbits.fleet.report import page
+from roadbits.fleet.report.measured import measured_arms
+from roadbits.fleet.report.page import write_report
+from roadbits.fleet.results import DownstreamRow, RestorationRow, Results
+
+Save = Callable[..., Path]
+
+
+def row(treatment: str, miou: float, **others: Any) -> RestorationRow:
+    plain = RestorationRow(
+        codec="jpeg",
+        point="quality=10",
+        treatment=treatment,
+        bpp=0.25,
+        psnr_db=27.0,
+        ms_ssim=0.91,
+        feature_distance=0.7,
+        miou=miou,
+        miou_low=miou - 0.02,
+        miou_high=miou + 0.03,
+        miou_by_seed={"0": miou - 0.01, "1": miou + 0.01},
+        gain=miou - 0.41,
+        gain_low=miou - 0.43,
+        gain_high=miou - 0.40,
+        gap_closed=(miou - 0.41) / 0.3,
+        gap_low=0.1,
+        gap_high=0.9,
+        reference_frames=32,
+    )
+    return replace(plain, **others)
+
+
+REMEDY = {"psnr_db": None, "ms_ssim": None, "feature_distance": None}
+
+
+@pytest.fixture
+def restored(results: Results) -> Results:
+    """The three arms, one of them restored by two networks, with a remedy beside them."""
+    rows = [
+        DownstreamRow("jpeg", "quality=10", setup, seed, 0.25, miou, {"sky": miou}, ["train"], kind, 90, 4, None)
+        for setup in ("RO", "RC")
+        for kind, miou in (("mse", 0.44), ("gan", 0.50))
+        for seed in (0, 1)
+    ]
+    treated = [row("none", 0.41, reference_frames=0), row("mse", 0.44, psnr_db=28.5), row("gan", 0.50)]
+    return replace(results, downstream=[*results.downstream, *rows], restoration=treated)
+
+
+def text_of(results: Results, save_run: Save, monkeypatch: pytest.MonkeyPatch) -> str:
+    monkeypatch.setattr(page, "_plotly", lambda: "/* plotly.js */")
+    run = save_run(results, stages=True)
+    write_report([run], run / "report.html")
+    return (run / "report.html").read_text()
+
+
+def test_every_treatment_has_its_row_and_its_marker(
+    restored: Results, save_run: Save, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = text_of(restored, save_run, monkeypatch)
+    section = re.search(r'<section id="restoration">.*?</section>', text, re.DOTALL)
+    assert section
+    assert "50.0 (48.0 … 53.0)" in section[0]
+    assert "+9.0 (+7.0 … +10.0)" in section[0]
+    assert "30.0 (10.0 … 90.0)" in section[0]
+    assert '<td class="best">28.50</td>' in section[0]
+    found = re.search(r'id="restoration-0-figure">(.*?)</script>', section[0])
+    assert found
+    (trace,) = json.loads(found[1])["data"]
+    assert trace["y"] == ["none", "mse", "gan"]
+    assert trace["x"] == pytest.approx([41, 44, 50])
+
+
+def test_without_restoration_there_is_no_section(
+    results: Results, save_run: Save, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert '<section id="restoration">' not in text_of(results, save_run, monkeypatch)
+
+
+def test_ro_and_rc_are_those_of_the_best_restorer(restored: Results) -> None:
+    arm = measured_arms(restored)[0]
+    assert arm.restorer == "gan"
+    assert (arm.miou["RO"].mean, arm.miou["RC"].mean) == pytest.approx((0.50, 0.50))
+    assert measured_arms(restored)[1].restorer is None
+
+
+def test_the_headline_names_the_best_restorer_and_a_remedy_that_beats_it(
+    restored: Results, save_run: Save, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = re.sub(r"</?b>", "", text_of(restored, save_run, monkeypatch))
+    assert "Restored by gan, jpeg quality=10 gains +9.0 points of mIoU in the car, 30 % of what it had lost." in text
+    better = replace(restored, scenario="better", restoration=[*restored.restoration, row("references", 0.6, **REMEDY)])
+    run = save_run(better, name="better", stages=True)
+    write_report([run], run / "report.html")
+    told = re.sub(r"</?b>", "", (run / "report.html").read_text())
+    assert "30 % of what it had lost (without a restorer, references gains +19.0 points)." in told
+
+
+def test_a_run_without_stages_has_the_section_without_pictures(restored: Results, save_run: Save) -> None:
+    run = save_run(restored)
+    write_report([run], run / "report.html")
+    text = (run / "report.html").read_text()
+    assert '<section id="restoration">' in text
