@@ -92,5 +92,10 @@ def _curve(arms: Sequence[MeasuredArm], setup: str | None) -> RateQuality:
     return RateQuality([arm.upload.bpp for arm in measured], [arm.miou[setup].mean for arm in measured])
 
 
+def miou_curve(run: MeasuredRun, line: str, setup: str) -> RateQuality:
+    """Return bpp and mIoU of the fixed points of a line of arms, by rising bpp; empty where there are none."""
+    return _curve(_arms(run, line), setup)
+
+
 def _arms(run: MeasuredRun, line: str) -> list[MeasuredArm]:
     return [arm for arm in cheapest_first(run.arms) if arm.line == line]

@@ -11,14 +11,16 @@ import numpy as np
 import plotly.graph_objects as go
 from numpy.typing import NDArray
 
+from roadbits.codecs.metrics import bd_rate
 from roadbits.fleet.finished_stages import StageFolders, StagesMissing
 from roadbits.fleet.report.charts import chart, plain_figure
 from roadbits.fleet.report.markup import Cell, Column, Html, element, join, section, table
 from roadbits.fleet.report.measured import MeasuredArm, MeasuredRun
 from roadbits.fleet.report.palette import COLOURS
+from roadbits.fleet.report.rates import miou_curve
 from roadbits.fleet.report.segmentation import arm_cells, arm_columns
 from roadbits.fleet.report.strips import picture
-from roadbits.fleet.report.wording import NONE, number, percent, points
+from roadbits.fleet.report.wording import NONE, number, percent, points, signed
 from roadbits.fleet.results import RestorationRow
 from roadbits.fleet.vehicle import Arm
 
@@ -33,6 +35,7 @@ MEANINGS = {
     "references": "no restorer: trained on the labelled reference frames too",
 }
 _REMEDIES = ("augmentation", "references")
+_REFERENCES = ("jpeg", "avif")
 _SHOWN, _CUT = 2, (192, 256)
 
 
@@ -59,6 +62,7 @@ def restoration_section(runs: Sequence[MeasuredRun]) -> Html | None:
         grid,
         table(_columns(runs), [row for arm in _arms(runs) for row in _rows(runs, *arm)]),
         element("p", note, class_="note"),
+        *_pipelines(runs),
         *(_pictures(run) for run in runs),
     )
 
@@ -161,6 +165,33 @@ def _extreme(rows: Sequence[RestorationRow], name: str, of: Callable[..., float]
 
 def _between(value: float | None, low: float | None, high: float | None, told: Callable[[float | None], str]) -> str:
     return NONE if value is None else f"{told(value)} ({told(low)} … {told(high)})"
+
+
+def _pipelines(runs: Sequence[MeasuredRun]) -> list[Html]:
+    """Return what each pipeline, a codec with or without restoration, needs of the bytes of JPEG and AVIF without."""
+    known = [
+        (run, line, setup, curve)
+        for run in runs
+        for line in dict.fromkeys(arm.line for arm in run.arms)
+        for setup in ("CO", "RO")
+        if len((curve := miou_curve(run, line, setup)).rates) > 1
+    ]
+    rows: list[list[str | Cell]] = []
+    for run, line, setup, curve in known:
+        against = [miou_curve(run, reference, "CO") for reference in _REFERENCES]
+        percents = [bd_rate(curve, other).percent if len(other.rates) > 1 else None for other in against]
+        restored = {arm.restorer for arm in run.arms if arm.line == line and arm.restorer} if setup == "RO" else set()
+        names = [run.name] if len(runs) > 1 else []
+        rows.append([*names, line, ", ".join(sorted(restored)) or NONE, *(signed(percent, 1) for percent in percents)])
+    if not any(setup == "RO" for _, _, setup, _ in known):
+        return []
+    columns = [
+        *(Column(name, is_text=True) for name in (["run", "codec"] if len(runs) > 1 else ["codec"])),
+        Column("restorer", "of each point the best one", is_text=True),
+        *(Column(f"against {name} CO, %") for name in _REFERENCES),
+    ]
+    note = "Bits more (+) or fewer (−) at equal mIoU on original frames, mean over the mIoU that both reach."
+    return [element("h3", "Pipelines at equal mIoU"), table(columns, rows), element("p", note, class_="note")]
 
 
 def _pictures(run: MeasuredRun) -> Html:
