@@ -15,7 +15,8 @@ latency that remains after encoding, at the estimated throughput, so that the li
 anything is late. A frame takes at most twice its share of the link, as quality gains less from the second bit than from
 the first. If nothing can be in time, the cheapest point is sent while it would still arrive within all of that latency,
 and else the frame is skipped; an idle link is always tried, for how else would the vehicle learn that it is back.
-Before the first upload has left, nothing is known of the link, and the cheapest point is sent.
+Before the first upload has left, nothing is known of the link, and the cheapest point is sent. Where quality is known,
+the best of the points that take about as few bytes counts as the cheapest: of several widths rarely the narrowest.
 
 Not here: measuring (`rate_profile`, `throughput`), encoding and feedback (`rate_control`).
 """
@@ -34,6 +35,7 @@ _HEADROOM = 0.25
 _MOST_SHARES = 2.0
 _ROOM_MARGIN = 1.5
 """A payload may come out larger than expected, and what overfills the send buffer is lost."""
+_ABOUT_AS_FEW = 1.1
 _REPAID_PER_FRAME = 0.3
 """Share of the rate's excess so far that the next frame makes up for."""
 _MOST_EXCESS = 3.0
@@ -252,7 +254,9 @@ def _best(worth: Float64, expected: Expected, allowed: NDArray[np.bool_]) -> int
 
 def _last_resort(expected: Expected, situation: Situation, policy: Link | Budget) -> int | None:
     """Return the cheapest point if it still arrives, or nothing tells that it does not; else None."""
-    cheapest = int(np.argmin(np.where(expected.usable, expected.payload_bytes, np.inf)))
+    fewest = expected.payload_bytes[expected.usable].min()
+    bound = _ABOUT_AS_FEW * fewest if policy.needs_quality else fewest
+    cheapest = _best(expected.psnr_db, expected, expected.usable & (expected.payload_bytes <= bound))
     if situation.backlog_bytes == 0:
         return cheapest
     if expected.payload_bytes[cheapest] > situation.room_bytes:

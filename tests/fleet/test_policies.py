@@ -128,3 +128,12 @@ def test_words_become_policies_and_the_deadline_the_latency() -> None:
     assert policy_of(LinkWords(kind="link"), 60.0) == Link(60.0, np.inf)
     words = BudgetWords(kind="budget", latency_s=5.0, max_bpp=1.0, joules_per_hour=100.0)
     assert policy_of(words, 60.0) == Budget(5.0, 1.0, 100.0)
+
+
+def test_of_points_that_take_about_as_few_bytes_a_budget_sends_the_best() -> None:
+    """Two widths at their lowest rates: the wide one takes a twentieth more bytes, and is much better."""
+    expected = replace(EXPECTED, payload_bytes=np.array([1000.0, 1200.0, 1050.0, 8000.0]))
+    slow = replace(IDLE, bits_per_s=10.0)
+    assert BUDGET.choose(expected, slow, NEW) == 2
+    assert LINK.choose(replace(expected, psnr_db=np.zeros(4)), slow, NEW) == 0
+    assert BUDGET.choose(replace(expected, usable=np.array([True, True, False, True])), slow, NEW) == 0
