@@ -119,6 +119,11 @@ def codec_of(payload: bytes, further: Sequence[Codec] = ()) -> Codec:
         if codec.accepts(container):
             return codec
         known.append(codec)
+    if container.adapter_hash and any(codec.model_hash == container.model_hash for codec in known):
+        raise BitstreamError(
+            f"payload needs the adapter {container.adapter_hash.hex()} on the {kind} model "
+            f"{container.model_hash.hex()}: it can be decoded once that adapter is here"
+        )
     here = ", ".join(f"{codec.name} {codec.model_hash.hex()}" for codec in known) or "none"
     raise BitstreamError(
         f"payload needs the {kind} model {container.model_hash.hex()}, known here: {here}; "

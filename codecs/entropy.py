@@ -59,7 +59,8 @@ class Density(nn.Module):
         ends = torch.cat(((values - 0.5) / gain, (values + 0.5) / gain))
         lower, upper = self.logits(ends.transpose(0, 1).reshape(channels, -1).float()).chunk(2, dim=1)
         # On the side where both sigmoids are small: their difference keeps its digits there.
-        sign = -torch.sign(lower + upper).detach()
+        # Never 0, which would leave no mass to a step that lies evenly around the median.
+        sign = torch.where(lower.detach() + upper.detach() > 0, -1.0, 1.0)
         mass = torch.abs(torch.sigmoid(sign * upper) - torch.sigmoid(sign * lower))
         mass = lower_bound(mass, LIKELIHOOD_BOUND)
         return mass.reshape(channels, batch, height, width).transpose(0, 1)

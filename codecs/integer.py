@@ -37,7 +37,7 @@ LARGEST_PIXEL = 255
 LARGEST_ACTIVATION = 511
 LARGEST_SQUARE = 2047
 
-Kind = Literal["down", "up", "gdn", "igdn"]
+Kind = Literal["down", "up", "gdn", "igdn", "residual"]
 Output = Literal["steps", "relu", "pixels", "values"]
 
 
@@ -50,7 +50,8 @@ class Shape:
     """What a layer is, beside its numbers.
 
     Attributes:
-        kind: a strided convolution, a transposed one, or GDN and its inverse.
+        kind: a strided convolution, a transposed one, GDN or its inverse, or a 1x1 convolution that is added to its
+            input.
         stride: of a convolution.
         output: `steps` and `relu` give whole steps in -511..511 and 0..511, `pixels` gives 0..255, `values` gives
             float32 numbers as they are.
@@ -108,8 +109,10 @@ class ExactLayer:
         fits = len(kernel) == 2 and kernel[0] == kernel[1] and kernel[0] % 2 == 1
         if self.shape.kind == "up":
             fits = fits and kernel[0] // 2 == stride
-        if self.shape.kind in ("gdn", "igdn"):
+        if self.shape.kind in ("gdn", "igdn", "residual"):
             fits = fits and kernel[0] == 1 and self.num_inputs == self.num_outputs
+        if self.shape.kind == "residual":
+            fits = fits and stride == 1 and self.shape.output == "steps"
         rows = self.multiplier.shape
         fits = fits and rows == self.offset.shape and len(rows) in (1, 2) and rows[-1] == self.num_outputs
         if not fits or self.square.ndim:
@@ -174,6 +177,9 @@ class ExactLayer:
             # Not torch's own root: where MKL gives it, one value in five is off in its last digit.
             np.sqrt(sums.numpy(), out=sums.numpy())
             sums = torch.div(x, sums, out=sums) if self.shape.kind == "gdn" else sums.mul_(x)
+        if self.shape.kind == "residual":
+            # Whole steps are added to whole steps: with weights of zero the input passes as it is.
+            return sums.add_(0.5).floor_().add_(x).clamp_(-LARGEST_ACTIVATION, LARGEST_ACTIVATION)
         return _finish(sums, self.shape.output)
 
     def macs(self, height: int, width: int) -> tuple[int, int, int]:

@@ -211,12 +211,12 @@ class FrozenModel:
     def tensors(self) -> dict[str, Tensor]:
         """Return every number of the model by its name in the file."""
         tensors = {**self.g_a.tensors("g_a"), **self.g_s.tensors("g_s"), "y.gain": self.side.gain}
-        tensors |= {"y.entry": self.side.entry, **_table_tensors("tables", self.tables)}
+        tensors |= {"y.entry": self.side.entry, **table_tensors("tables", self.tables)}
         if self.hyper:
             tensors |= {**self.hyper.h_a.tensors("h_a"), **self.hyper.h_s.tensors("h_s")}
             tensors |= {"z.gain": self.hyper.side.gain, "z.entry": self.hyper.side.entry}
             tensors |= {"h_a.entry": self.hyper.y_entry, "scales.thresholds": self.hyper.thresholds}
-            tensors |= _table_tensors("scales", self.hyper.tables)
+            tensors |= table_tensors("scales", self.hyper.tables)
         return tensors
 
     @cached_property
@@ -271,10 +271,10 @@ class FrozenModel:
                 tensors["h_a.entry"],
                 Side(tensors["z.gain"], tensors["z.entry"]),
                 tensors["scales.thresholds"],
-                _tables_of("scales", tensors),
+                tables_of("scales", tensors),
             )
         side = Side(tensors["y.gain"], tensors["y.entry"])
-        return cls(description, transforms["g_a"], transforms["g_s"], side, _tables_of("tables", tensors), hyper)
+        return cls(description, transforms["g_a"], transforms["g_s"], side, tables_of("tables", tensors), hyper)
 
 
 def save_tensors(path: Path, text: str, tensors: Mapping[str, Tensor]) -> None:
@@ -307,7 +307,8 @@ def open_tensors(path: Path) -> Iterator[tuple[str, dict[str, Tensor]]]:
         raise ModelFileError(f"cannot use the weights in {path}: {error}") from error
 
 
-def _table_tensors(name: str, tables: SymbolTables) -> dict[str, Tensor]:
+def table_tensors(name: str, tables: SymbolTables) -> dict[str, Tensor]:
+    """Return entropy tables as a file holds them."""
     numbers: dict[str, NDArray[np.integer]] = {
         "frequencies": tables.frequencies.astype(np.uint16),
         "lengths": tables.lengths,
@@ -316,6 +317,12 @@ def _table_tensors(name: str, tables: SymbolTables) -> dict[str, Tensor]:
     return {f"{name}.{part}": torch.from_numpy(values) for part, values in numbers.items()}
 
 
-def _tables_of(name: str, tensors: Mapping[str, Tensor]) -> SymbolTables:
+def tables_of(name: str, tensors: Mapping[str, Tensor]) -> SymbolTables:
+    """Return the entropy tables that a file holds.
+
+    Raises:
+        KeyError: if a tensor is missing.
+        ValueError: if they are not sound.
+    """
     parts = (tensors[f"{name}.{part}"].numpy().astype(np.int32) for part in ("frequencies", "lengths", "lowest"))
     return SymbolTables(*parts)

@@ -44,15 +44,19 @@ class NeuralStill:
     Attributes:
         name: on the command line; with a file of one's own, the file follows a colon.
         model: the weights and tables.
+        source_hash: of the model that an adapter was put on; empty without one.
+        adapter_hash: of that adapter.
     """
 
     name: str
     model: FrozenModel
+    source_hash: bytes = b""
+    adapter_hash: bytes = b""
 
     @property
     def model_hash(self) -> bytes:
-        """Return the hash of the weights and tables, which every payload names."""
-        return self.model.hash
+        """Return the hash of the weights and tables, an adapter's aside, which every payload names."""
+        return self.source_hash or self.model.hash
 
     @property
     def codec_id(self) -> CodecId:
@@ -120,7 +124,7 @@ class NeuralStill:
                     tables.push(coder, values, which)
                 body = coder_bytes(coder)
         with section("container"):
-            return pack(Container(self.codec_id, height, width, (position,), body, model_hash=self.model.hash))
+            return pack(Container(self.codec_id, height, width, (position,), body, self.model_hash, self.adapter_hash))
 
     def _latent(self, image: Image, position: int) -> Tensor:
         """Return y (1, C, h, w), unquantised, of an image padded by repeating its edges."""
@@ -147,17 +151,23 @@ class NeuralStill:
         ]
 
     def accepts(self, container: Container) -> bool:
-        """Return whether a payload was made with this very model."""
-        return container.codec_id == self.codec_id and container.model_hash == self.model.hash
+        """Return whether a payload was made with this very model, and adapter."""
+        identity = container.codec_id, container.model_hash, container.adapter_hash
+        return identity == (self.codec_id, self.model_hash, self.adapter_hash)
 
     def decode(self, payload: bytes) -> Image:
         """Return the image of a payload; see `Codec.decode`."""
         with section("container"):
             container = expect(payload, self.codec_id, num_values=1)
-        if container.model_hash != self.model.hash:
+        if container.model_hash != self.model_hash:
             raise BitstreamError(
-                f"payload needs the model {container.model_hash.hex()}, {self.name} has {self.model.hash.hex()}: "
+                f"payload needs the model {container.model_hash.hex()}, {self.name} has {self.model_hash.hex()}: "
                 f"give its weights as {self.model.description.architecture}:FILE"
+            )
+        if container.adapter_hash != self.adapter_hash:
+            raise BitstreamError(
+                f"payload needs {_adapter(container.adapter_hash)} on the model {container.model_hash.hex()}, "
+                f"{self.name} has {_adapter(self.adapter_hash)}"
             )
         (position,) = container.point
         if position >= len(self.model.description.lambdas):
@@ -229,6 +239,10 @@ class NeuralStill:
         # g_a's first layers work at many times the places of all that follows: the peak of an encode is theirs.
         peak = self.model.g_a.peak_bytes(rows, columns)
         return Complexity(encode, decode, parameters, self.model.num_bytes, peak)
+
+
+def _adapter(digest: bytes) -> str:
+    return f"the adapter {digest.hex()}" if digest else "no adapter"
 
 
 def _point(lmbda: float, bin_width: float | None = None) -> OperatingPoint:
