@@ -68,9 +68,9 @@ class Pull:
 PULLS: dict[Objective, Pull] = {
     "pixels": Pull(1, 5.0),
     "mse": Pull(2, 50.0),
-    "perceptual": Pull(1, 5.0, 1.0),
-    "gan": Pull(1, 5.0, 1.0, 0.5),
-    "task": Pull(1, 5.0, 1.0),
+    "perceptual": Pull(1, 1.0, 1.0),
+    "gan": Pull(1, 1.0, 1.0, 0.2),
+    "task": Pull(1, 1.0, 1.0),
 }
 
 
