@@ -7,13 +7,24 @@ Not here: what is put in between and what for (`adapter_training`).
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from roadbits.codecs.entropy import round_through
-from roadbits.codecs.integer import LARGEST_ACTIVATION, LARGEST_SQUARE, ExactLayer, ExactTransform, Output, row_of
+from roadbits.codecs.integer import (
+    LARGEST_ACTIVATION,
+    LARGEST_SQUARE,
+    ExactLayer,
+    ExactTransform,
+    Output,
+    Shape,
+    row_of,
+)
+from roadbits.codecs.training.whole_weights import whole_weights
 
 
 class Residual(nn.Module):
@@ -47,7 +58,17 @@ def run(transform: ExactTransform, residuals: Mapping[int, nn.Module], x: Tensor
     return x
 
 
-def _layer(layer: ExactLayer, x: Tensor, position: int) -> Tensor:
+class ExactNumbers(NamedTuple):
+    """The numbers of an exact layer, which need not be whole here."""
+
+    shape: Shape
+    weight: Tensor
+    multiplier: Tensor
+    offset: Tensor
+    square: Tensor
+
+
+def _layer(layer: ExactLayer | ExactNumbers, x: Tensor, position: int) -> Tensor:
     multiplier, offset = (row_of(rows, position)[:, None, None] for rows in (layer.multiplier, layer.offset))
     kind, kernel = layer.shape.kind, layer.weight.shape[2]
     if kind in ("gdn", "igdn"):
@@ -80,3 +101,43 @@ def finished(values: Tensor, output: Output) -> Tensor:
 def _rounded(values: Tensor) -> Tensor:
     """Return values rounded as exact layers round, halves up, with the gradient of the identity."""
     return values + (torch.floor(values + 0.5) - values).detach()
+
+
+class TunedLayer(nn.Module):
+    """An exact layer whose weights and offsets move; it begins as the layer that it is made from."""
+
+    def __init__(self, layer: ExactLayer) -> None:
+        """Take over a layer's numbers.
+
+        Raises:
+            ValueError: if they differ by position.
+        """
+        if layer.num_positions is not None:
+            raise ValueError("a layer that differs by position cannot be tuned")
+        super().__init__()
+        self._shape, self._is_gdn = layer.shape, layer.shape.kind in ("gdn", "igdn")
+        outputs = (1, -1, 1, 1) if layer.shape.kind == "up" else (-1, 1, 1, 1)
+        self.weight = nn.Parameter(layer.weight * layer.multiplier.reshape(outputs))
+        self.bias = nn.Parameter(layer.offset.clone())
+        self.register_buffer("square", layer.square)
+        self._least = float(layer.offset.min()) / 100
+
+    square: Tensor
+
+    def _positive(self) -> tuple[Tensor, Tensor]:
+        """Return weights and offsets, those of a GDN within bounds."""
+        if not self._is_gdn:
+            return self.weight, self.bias
+        return self.weight.clamp(min=0), self.bias.clamp(min=self._least)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the output for whole numbers (B, in, H, W)."""
+        weight, bias = self._positive()
+        ones = torch.ones_like(bias)
+        return _layer(ExactNumbers(self._shape, weight, ones, bias, self.square), x, 0)
+
+    def frozen(self) -> ExactLayer:
+        """Return the layer in whole numbers again."""
+        weight, bias = (each.detach() for each in self._positive())
+        whole = whole_weights(weight.double(), replace(self._shape, groups=1))
+        return ExactLayer(whole.shape, whole.stored, (1 / whole.scale).float(), bias.float().clone(), self.square)
