@@ -148,7 +148,7 @@ def test_a_condition_holds_the_place_on_the_ladder() -> None:
         ),
         (("restoration.only_trained_on=true",), "needs codecs and points in restoration.trained_on"),
         (("restoration.crop=60",), "multiple of 8"),
-        (("restoration.restorers=[magic]",), "'mse', 'gan' or 'task'"),
+        (("restoration.restorers=[magic]",), "'mse', 'perceptual', 'gan' or 'task'"),
     ],
 )
 def test_restoration_that_cannot_be_is_refused(settings: tuple[str, ...], expected: str) -> None:
