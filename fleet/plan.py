@@ -125,10 +125,13 @@ class Plan:
         return self.scenario.restoration
 
     def learned(self) -> list[Arm]:
-        """Return the codecs and fixed points that restorers learn: a policy's arm stands for a few of its ladder."""
+        """Return the codecs and fixed points that restorers learn: of the arms to restore, and those named besides.
+
+        A policy's arm stands for a few points of its ladder.
+        """
         words, arms = self._restoration, list[Arm]()
         if not words.only_trained_on:
-            for arm in self.arms:
+            for arm in filter(self.restorers_of, self.arms):
                 fixed = self.fixed_point(arm)
                 points = (fixed,) if fixed else _few(codec_named(arm.codec).points)
                 arms += [Arm(arm.codec, str(point)) for point in points]

@@ -264,25 +264,26 @@ class Scenario(Part):
 
     def _check_restoration(self) -> None:
         """Refuse restoration without reference frames, setups without restoration, and the other way round."""
-        restored = [setup for setup in (self.downstream.setups if self.downstream else ()) if setup.startswith("R")]
+        setups = [setup for setup in (self.downstream.setups if self.downstream else ()) if setup.startswith("R")]
         words = self.restoration
         if words is None:
-            if restored:
-                raise ValueError(f"downstream.setups names {', '.join(restored)}: add restoration, or leave them out")
+            if setups:
+                raise ValueError(f"downstream.setups names {', '.join(setups)}: add restoration, or leave them out")
             return
         if getattr(self.cameras, "reference", None) is None:
             raise ValueError(
                 "restoration learns from reference frames and nothing else: set some apart with cameras.reference"
             )
-        if self.downstream is not None and not restored:
+        if self.downstream is not None and not setups:
             raise ValueError("restoration is never measured: add RO or RC to downstream.setups")
         known = [f"{choice.name}:{rule}" for choice in self.codecs for rule in choice.rules]
         if unknown := [arm for arm in words.arms if arm not in known]:
             raise ValueError(f"restoration.arms names {unknown[0]!r}: choose from {', '.join(known)}")
         if words.only_trained_on and not words.trained_on:
             raise ValueError("restoration.only_trained_on needs codecs and points in restoration.trained_on")
-        learned = {choice.name for choice in (*words.trained_on, *(() if words.only_trained_on else self.codecs))}
-        missing = sorted({choice.name for choice in self.codecs} - learned)
+        restored = {arm.rpartition(":")[0] for arm in words.arms or known}
+        learned = {choice.name for choice in words.trained_on} | (set() if words.only_trained_on else restored)
+        missing = sorted(restored - learned)
         if missing and words.untrained_codec == "refuse":
             raise ValueError(
                 f"restoration is not trained on {', '.join(missing)}: add it to restoration.trained_on, or set "
