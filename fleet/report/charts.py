@@ -43,8 +43,9 @@ _DECADE = 10.0
 
 def chart(identity: str, figure: Any, title: str) -> Html:
     """Return a figure for the page: a titled box and the figure's JSON for the script."""
-    box = element("div", id=identity, class_="chart", role="img", aria_label=title)
     values = json.loads(figure.to_json())
+    height = f"min-height:{values['layout']['height']}px"
+    box = element("div", id=identity, class_="chart", role="img", aria_label=title, style=height)
     figure_data = data(f"{identity}-figure", {"data": values["data"], "layout": values["layout"]})
     return element("figure", join([element("figcaption", title), box, figure_data]), class_="plot")
 
@@ -125,7 +126,7 @@ def compute_over_rate(runs: Sequence[MeasuredRun], looks: Looks, worth: Quantity
     figure.update_layout(
         coloraxis={"colorscale": "Cividis", "colorbar": {"title": {"text": worth.name}, "thickness": 12}}
     )
-    figure.update_yaxes(type="log")
+    figure.update_yaxes(type="log", **_round_ticks([gmac for trace in figure.data for gmac in trace.y]))
     _label_rates(figure)
     return figure
 
@@ -178,11 +179,16 @@ def plain_figure(x_title: str, y_title: str, *, log_x: bool = False) -> Any:
 
 
 def _label_rates(figure: Any) -> None:
-    """Label the logarithmic axis at round rates: more of them to a decade where the chart spans less than one."""
-    rates = [rate for trace in figure.data for rate in trace.x] or [1.0]
-    steps = (1, 2, 5) if max(rates) > _DECADE * min(rates) else (1, 1.5, 2, 3, 4, 5, 7)
-    ticks = [step * 10.0**power for power in range(-3, 2) for step in steps]
-    figure.update_xaxes(tickvals=ticks, ticktext=[f"{at:g}" for at in ticks])
+    """Label the logarithmic axis of rates."""
+    figure.update_xaxes(**_round_ticks([rate for trace in figure.data for rate in trace.x]))
+
+
+def _round_ticks(values: Sequence[float]) -> dict[str, Any]:
+    """Return round numbers for a logarithmic axis: more of them to a decade where the values span less than one."""
+    values = values or [1.0]
+    steps = (1, 2, 5) if max(values) > _DECADE * min(values) else (1, 1.5, 2, 3, 4, 5, 7)
+    ticks = [step * 10.0**power for power in range(-3, 4) for step in steps]
+    return {"tickvals": ticks, "ticktext": [f"{at:g}" for at in ticks]}
 
 
 def _curves(runs: Sequence[MeasuredRun]) -> list[tuple[MeasuredRun, str, list[MeasuredArm]]]:

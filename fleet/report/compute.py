@@ -24,7 +24,10 @@ _WORTH = ("CO", "RO", "CC", "RC")
 
 
 def compute_section(runs: Sequence[MeasuredRun], looks: Looks) -> Html | None:
-    """Return the chart of multiply-accumulates over rate, coloured by mIoU, else by PSNR; None if no arm has any."""
+    """Return the chart of multiply-accumulates over rate, coloured by mIoU, else by PSNR; None if no arm has any.
+
+    Of a single arm there is only the table.
+    """
     travelled = [arm for run in runs for arm in run.arms if arm.upload.bpp > 0]
     charged = [arm for arm in travelled if arm.upload.encode_gmac > 0]
     if not charged:
@@ -38,11 +41,14 @@ def compute_section(runs: Sequence[MeasuredRun], looks: Looks) -> Html | None:
     )
     left_out = " Codecs without networks have none and are left out." if len(charged) < len(travelled) else ""
     lines = {(run.name, arm.line) for run in runs for arm in run.arms if arm.upload.encode_gmac > 0}
+    drawn = [
+        element("div", legend({key: look for key, look in looks.items() if key in lines}), class_="controls"),
+        chart("compute-rate", compute_over_rate(runs, looks, worth), f"Coloured by {worth.name}"),
+    ]
     return section(
         "compute",
         "Rate against compute",
-        element("div", legend({key: look for key, look in looks.items() if key in lines}), class_="controls"),
-        chart("compute-rate", compute_over_rate(runs, looks, worth), f"Coloured by {worth.name}"),
+        *(drawn if len(charged) > 1 else []),
         element("p", note + left_out, class_="note"),
         _table(runs, worth),
     )
