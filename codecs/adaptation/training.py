@@ -36,6 +36,7 @@ class AdaptationRecipe:
         density_rate: of the density's warp.
         replay_share: of the crops, from images of the source's domain, where there are some.
         clip: largest norm of the weights' gradient.
+        proximal: pull towards where the adaptation began, as FedProx has it (Li 2020).
         seed: of crops and noise.
     """
 
@@ -46,6 +47,7 @@ class AdaptationRecipe:
     density_rate: float = 1e-2
     replay_share: float = 0.5
     clip: float = 1.0
+    proximal: float = 0.0
     seed: int = 0
 
 
@@ -58,6 +60,7 @@ class AdaptationTraining:
         images: Sequence[Image],
         recipe: AdaptationRecipe,
         replayed: Sequence[Image] = (),
+        first_step: int = 0,
     ) -> None:
         """Begin.
 
@@ -66,6 +69,7 @@ class AdaptationTraining:
             images: of the domain, uint8 (H, W, 3), sides at least a crop's.
             recipe: how.
             replayed: of the source's domain, to remember it by.
+            first_step: to go on from, where others have taken those before; the optimiser begins anew.
 
         Raises:
             ValueError: if there is no image, or one is smaller than a crop.
@@ -75,9 +79,10 @@ class AdaptationTraining:
         smallest = min(min(image.shape[:2]) for image in (*images, *replayed))
         if smallest < recipe.crop:
             raise ValueError(f"crops of {recipe.crop} pixels do not fit into an image with a side of {smallest}")
-        self.enhancement, self.step = enhancement, 0
+        self.enhancement, self.step = enhancement, first_step
         self._source, self._recipe = enhancement.source, recipe
         self._images, self._replayed = images, replayed
+        self._begun_at = [each.detach().clone() for each in enhancement.parameters()] if recipe.proximal else []
         groups = [
             {"params": [each for each in enhancement.density.parameters() if each.requires_grad]},
             {"params": [each for each in enhancement.matrices() if each.requires_grad]},
@@ -105,12 +110,17 @@ class AdaptationTraining:
         x = self._batch()
         with reduced_precision(x.device):
             bpp, mse = self._forward(x, position)
-            loss = weight * (bpp + description.lambdas[position] * mse)
+            loss = weight * (bpp + description.lambdas[position] * mse) + self._pull()
         self._optimiser.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(self.enhancement.matrices(), recipe.clip)
         self._optimiser.step()
         return float(loss.detach())
+
+    def _pull(self) -> Tensor | float:
+        """Return what FedProx adds to the loss."""
+        moved = zip(self.enhancement.parameters(), self._begun_at, strict=False)
+        return self._recipe.proximal / 2 * sum(((each - begun) ** 2).sum() for each, begun in moved)
 
     def _batch(self) -> Tensor:
         """Return crops float32 (B, 3, h, w) in 0..255, some flipped."""

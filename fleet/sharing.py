@@ -1,0 +1,275 @@
+"""Sharing adapters: Flower's strategies, with vehicles of our own below them and our own care around them.
+
+Flower decides what the mean of many updates is; this module decides which vehicles take part, which updates count, and
+that the outcome is the same every time. A `FleetGrid` stands where Flower's message broker would: it hands each round
+to a function and returns the replies in the order of the vehicles. A `GuardedStrategy` lets none of Flower's strategies
+see an update that is not finite or far longer than the others, nor a round with too few; then the old adapter stays.
+Sums are taken in float64, so equal updates average to themselves.
+
+Sources: Flower (Beutel et al., arXiv 2007.14390); McMahan 2017 (FedAvg), Li 2020 (FedProx), Reddi 2021 (FedAdam),
+Yin 2018 (median and trimmed mean).
+
+Not here: when a round takes place and what it costs (`adapter_rounds`), what a vehicle does in one (`adapting`).
+"""
+
+import logging
+import os
+from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple, NoReturn, assert_never
+
+import numpy as np
+from numpy.typing import NDArray
+
+os.environ["FLWR_TELEMETRY_ENABLED"] = "0"  # read when flwr is imported
+from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
+from flwr.serverapp import Grid
+from flwr.serverapp.strategy import FedAdam, FedAvg, FedMedian, FedProx, FedTrimmedAvg, Strategy
+
+from roadbits.codecs.adaptation.update import Vector
+from roadbits.fleet.adaptation_words import StrategyWords
+
+_ARRAY, _EXAMPLES = "adapter", "num-examples"
+_MOST_NORMS = 10.0
+"""An update so many times as long as the median one is refused."""
+_FEWEST_COMPARED = 3
+
+logging.getLogger("flwr").setLevel(logging.WARNING)
+
+
+class Update(NamedTuple):
+    """What a vehicle sends back in a round.
+
+    Attributes:
+        vehicle: its number.
+        vector: its adapter's parameters, float32 (n,); None if there is none to be had.
+        frames: it was trained on.
+        reason: why there is none, or why it was refused; else empty.
+    """
+
+    vehicle: int
+    vector: Vector | None
+    frames: int
+    reason: str = ""
+
+
+class Round(NamedTuple):
+    """What became of a round.
+
+    Attributes:
+        number: from 1.
+        accepted: vehicles whose updates counted.
+        refused: others, and why.
+        has_quorum: whether the adapter changed at all.
+    """
+
+    number: int
+    accepted: tuple[int, ...]
+    refused: dict[int, str]
+    has_quorum: bool
+
+
+TrainRound = Callable[[int, Vector, Sequence[int]], Sequence[Update]]
+"""Given a round's number, its adapter's parameters and vehicles, returns what they send back."""
+
+
+def share(
+    words: StrategyWords,
+    start: Vector,
+    rounds: int,
+    quorum: int,
+    vehicles: Callable[[int], Sequence[int]],
+    train: TrainRound,
+) -> tuple[Vector, list[Round]]:
+    """Run a strategy for some rounds and return the shared parameters, float32 (n,), and what became of each round.
+
+    Args:
+        words: of the strategy.
+        start: parameters to begin with.
+        rounds: how many.
+        quorum: updates that a round needs.
+        vehicles: return who takes part in a round, by its number from 1.
+        train: computes a round.
+    """
+    _identify()
+    strategy = GuardedStrategy(_strategy_of(words), quorum)
+    grid = FleetGrid(vehicles, train, strategy.absent)
+    result = strategy.start(grid=grid, initial_arrays=_record_of(start), num_rounds=rounds)
+    last = _vector_of(result.arrays) if result.arrays.keys() else start
+    return last.astype(np.float32), strategy.rounds
+
+
+class FleetGrid(Grid):
+    """The vehicles of one domain, as Flower sees them: stable numbers, replies in their order."""
+
+    def __init__(
+        self,
+        vehicles: Callable[[int], Sequence[int]],
+        train: TrainRound,
+        absent: dict[int, str],
+    ) -> None:
+        """Take who takes part in a round, what computes it, and where to note who sent nothing, and why."""
+        self._vehicles, self._train, self._absent = vehicles, train, absent
+        self._round = 1
+
+    def get_node_ids(self) -> Iterable[int]:
+        """Return who takes part in the coming round; Flower's strategies take all of them."""
+        return list(self._vehicles(self._round))
+
+    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
+        """Compute a round; vehicles that send nothing are absent."""
+        by_vehicle = {message.metadata.dst_node_id: message for message in messages}
+        if not by_vehicle:
+            return []
+        arrays = next(iter(by_vehicle.values())).content["arrays"]
+        assert isinstance(arrays, ArrayRecord)
+        updates = self._train(self._round, _vector_of(arrays).astype(np.float32), sorted(by_vehicle))
+        self._round += 1
+        self._absent.clear()
+        self._absent.update({update.vehicle: update.reason for update in updates if update.vector is None})
+        return [
+            Message(_reply_of(update.vector, update.frames), reply_to=by_vehicle[update.vehicle])
+            for update in sorted(updates, key=lambda update: update.vehicle)
+            if update.vector is not None
+        ]
+
+    def set_run(self, run: object) -> None:
+        """Do nothing: there is one run."""
+
+    @property
+    def run(self) -> NoReturn:
+        """Not needed by strategies."""
+        _unused()
+
+    def create_message(self, *arguments: object, **settings: object) -> Message:
+        """Not needed by strategies."""
+        _unused()
+
+    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
+        """Not needed by strategies."""
+        _unused()
+
+    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
+        """Not needed by strategies."""
+        _unused()
+
+
+def _unused() -> NoReturn:
+    raise NotImplementedError("a fleet's grid only sends and receives whole rounds")
+
+
+class GuardedStrategy(Strategy):
+    """One of Flower's strategies, behind checks of every update, and of their number."""
+
+    def __init__(self, inner: Strategy, quorum: int) -> None:
+        """Take the strategy, and how many updates a round needs."""
+        self._inner, self._quorum = inner, quorum
+        self._before: NDArray[np.float64] = np.zeros(0)
+        self.absent: dict[int, str] = {}
+        self.rounds: list[Round] = []
+
+    def configure_train(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """Return a message for each vehicle."""
+        self._before = _vector_of(arrays)
+        if not list(grid.get_node_ids()):
+            return []
+        return self._inner.configure_train(server_round, arrays, config, grid)
+
+    def aggregate_train(
+        self, server_round: int, replies: Iterable[Message]
+    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
+        """Return what the strategy makes of the updates that count; nothing if they are too few."""
+        messages = {message.metadata.src_node_id: message for message in replies}
+        vectors = {vehicle: _vector_of(_arrays_in(message)) for vehicle, message in messages.items()}
+        refused = {**self.absent, **implausible(vectors, self._before)}
+        accepted = tuple(vehicle for vehicle in messages if vehicle not in refused)
+        has_quorum = len(accepted) >= self._quorum
+        self.rounds.append(Round(server_round, accepted, refused, has_quorum))
+        if not has_quorum:
+            return None, None
+        arrays, metrics = self._inner.aggregate_train(server_round, [messages[vehicle] for vehicle in accepted])
+        return arrays, metrics
+
+    def configure_evaluate(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """Return no message: adapters are measured by real bytes, elsewhere."""
+        return []
+
+    def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
+        """Return nothing."""
+        return None
+
+    def summary(self) -> None:
+        """Tell what the strategy tells."""
+        self._inner.summary()
+
+
+def implausible(vectors: dict[int, NDArray[np.float64]], before: NDArray[np.float64]) -> dict[int, str]:
+    """Return which vehicles' updates must not count, and why.
+
+    Args:
+        vectors: float64 (n,) by vehicle.
+        before: what they began from, float64 (n,).
+    """
+    refused = {}
+    for vehicle, vector in vectors.items():
+        if vector.shape != before.shape:
+            refused[vehicle] = f"the update has shape {vector.shape}, expected {before.shape}"
+        elif not np.isfinite(vector).all():
+            refused[vehicle] = "the update holds numbers that are not finite"
+    lengths = {v: float(np.linalg.norm(vector - before)) for v, vector in vectors.items() if v not in refused}
+    if len(lengths) < _FEWEST_COMPARED:
+        return refused
+    usual = float(np.median([*lengths.values()]))
+    for vehicle, length in lengths.items():
+        if length > _MOST_NORMS * usual:
+            refused[vehicle] = f"the update moved by {length:.3g}, {_MOST_NORMS:g} times the usual {usual:.3g} is most"
+    return refused
+
+
+def _strategy_of(words: StrategyWords) -> Strategy:
+    """Return Flower's strategy; every vehicle that takes part is asked, and none waited for."""
+    everyone = {"min_train_nodes": 1, "min_available_nodes": 1}
+    match words.kind:
+        case "fedavg":
+            return FedAvg(**everyone)
+        case "fedprox":
+            return FedProx(proximal_mu=words.proximal, **everyone)
+        case "fedadam":
+            return FedAdam(eta=words.server_rate, tau=words.tau, **everyone)
+        case "trimmed-mean":
+            return FedTrimmedAvg(beta=words.trimmed, **everyone)
+        case "median":
+            return FedMedian(**everyone)
+        case unknown:
+            assert_never(unknown)
+
+
+def _record_of(vector: NDArray[np.floating]) -> ArrayRecord:
+    return ArrayRecord({_ARRAY: Array(np.asarray(vector, np.float64))})
+
+
+def _vector_of(arrays: ArrayRecord) -> NDArray[np.float64]:
+    vector: NDArray[np.float64] = arrays[_ARRAY].numpy()
+    return vector
+
+
+def _arrays_in(message: Message) -> ArrayRecord:
+    arrays = message.content["arrays"]
+    assert isinstance(arrays, ArrayRecord)
+    return arrays
+
+
+def _reply_of(vector: Vector, frames: int) -> RecordDict:
+    return RecordDict({"arrays": _record_of(vector), "metrics": MetricRecord({_EXAMPLES: frames})})
+
+
+def _identify() -> None:
+    """Tell Flower who speaks, which its newer messages ask for and only its own engine sets."""
+    try:
+        from flwr.supercore.task_identity import TaskIdentity
+    except ImportError:  # flwr before 1.3x asks for nothing
+        return
+    TaskIdentity.task_id, TaskIdentity.run_id, TaskIdentity.node_id = 1, 1, 1
