@@ -8,7 +8,8 @@ Not here: the codecs themselves.
 """
 
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from roadbits.codecs.bitstream import BitstreamError, CodecId, unpack
@@ -100,12 +101,13 @@ def _model(path: Path, modified_ns: int, size: int) -> FrozenModel | SlimModel:
     return load_model(path)
 
 
-def codec_of(payload: bytes, further: Sequence[Codec] = ()) -> Codec:
+def codec_of(payload: bytes, further: Sequence[Codec] = (), adapters: Collection[bytes] = ()) -> Codec:
     """Return the codec that can decode a payload.
 
     Args:
         payload: what a codec's `encode` gave.
         further: codecs with weights of one's own, beside the shipped ones.
+        adapters: hashes of adapters that are at hand; of a payload that needs one, its source codec is returned.
 
     Raises:
         BitstreamError: if the payload is damaged, of an unknown codec, or needs weights that are not there.
@@ -114,9 +116,10 @@ def codec_of(payload: bytes, further: Sequence[Codec] = ()) -> Codec:
     if container.codec_id in _LEGACY_IDS:
         return _LEGACY_IDS[container.codec_id]
     kind = container.codec_id.name.lower()
+    plain = replace(container, adapter_hash=b"") if container.adapter_hash in adapters else container
     known = []
     for codec in _neural_codecs(kind, further):
-        if codec.accepts(container):
+        if codec.accepts(container) or codec.accepts(plain):
             return codec
         known.append(codec)
     if container.adapter_hash and any(codec.model_hash == container.model_hash for codec in known):

@@ -58,6 +58,7 @@ class Adaptation(Part):
         methods: of adaptation, compared on the pooled frames of all vehicles; the fleet uses the first.
         point: at which a vehicle watches its rate and quality.
         points: at which rate and distortion are measured, before and after; the trained ones if left out.
+        measured_frames: of each domain at most, evenly spaced, on which they are measured.
         frames: of the new domain that a vehicle keeps and trains on.
         drift: when a vehicle holds that its codec no longer fits.
         rounds: of federated training.
@@ -82,6 +83,7 @@ class Adaptation(Part):
     methods: Annotated[tuple[Method, ...], AfterValidator(distinct)] = Field(("cawf",), strict=False, min_length=1)
     point: str
     points: Annotated[tuple[str, ...], AfterValidator(distinct)] = Field((), strict=False)
+    measured_frames: Count = 12
     frames: Count = 4
     drift: Drift = Drift()
     rounds: Count = 4
@@ -99,6 +101,11 @@ class Adaptation(Part):
     idle_share: Annotated[Share, Field(gt=0)] = 0.5
     server_gmac_per_s: Positive | None = None
     threads: Count = 1
+
+    @property
+    def watched_at(self) -> OperatingPoint:
+        """The point at which vehicles watch."""
+        return OperatingPoint.parse(self.point)
 
     def measured_at(self, trained: tuple[OperatingPoint, ...]) -> tuple[OperatingPoint, ...]:
         """Return the points at which rate and distortion are measured, from the lowest rate up."""

@@ -65,7 +65,7 @@ def throughput(scenario: Scenario, backend: Backend, workers: int) -> Iterator[F
     for _ in range(2):
         with tempfile.TemporaryDirectory() as folder, Store(Path(folder) / "uploads.sqlite") as store:
             begin = time.perf_counter()
-            collect(Plan(words), drive_lengths(words), store, backend, Display(quiet=True))
+            collect(Plan(words), drive_lengths(words), store, backend, Display(quiet=True), {})
             rates.append(store.count() / (time.perf_counter() - begin))
     encodes = _num_encodes(words)
     name = type(backend).__name__
@@ -79,7 +79,7 @@ def _num_encodes(scenario: Scenario) -> int:
 
 def _bare_loop(scenario: Scenario) -> float:
     """Return the seconds that capturing and encoding alone take, in one process."""
-    arms = [(codec_named(arm.codec), OperatingPoint.parse(arm.point)) for arm in Plan(scenario).arms]
+    arms = [(codec_named(arm.source), OperatingPoint.parse(arm.point)) for arm in Plan(scenario).arms]
     begin = time.perf_counter()
     for vehicle in range(scenario.fleet.num_vehicles):
         for frame in train_source(scenario.cameras, scenario.seed, vehicle, scenario.fleet.num_vehicles):

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 from roadbits.fleet.backend import Backend
 from roadbits.fleet.collector import Collector, states_from
+from roadbits.fleet.fittings import Fitting, Fittings, adapter_versions
 from roadbits.fleet.plan import Plan
 from roadbits.fleet.progress import Display
 from roadbits.fleet.scenario import Scenario
@@ -46,7 +47,9 @@ def drive_lengths(scenario: Scenario) -> list[int]:
     return [len(train_source(scenario.cameras, scenario.seed, vehicle, vehicles)) for vehicle in range(vehicles)]
 
 
-def collect(plan: Plan, lengths: Sequence[int], store: Store, backend: Backend, display: Display) -> None:
+def collect(
+    plan: Plan, lengths: Sequence[int], store: Store, backend: Backend, display: Display, fittings: Fittings
+) -> None:
     """Let the fleet drive until everything is stored, one segment of every vehicle at a time.
 
     Args:
@@ -55,6 +58,7 @@ def collect(plan: Plan, lengths: Sequence[int], store: Store, backend: Backend, 
         store: takes the uploads.
         backend: computes the segments.
         display: shows the progress.
+        fittings: adapters that vehicles have on board.
 
     Raises:
         DataError: if a frame cannot be read.
@@ -66,15 +70,25 @@ def collect(plan: Plan, lengths: Sequence[int], store: Store, backend: Backend, 
     vehicles = range(scenario.fleet.num_vehicles)
     at = {vehicle: (0, (ArmState(),) * len(plan.arms)) for vehicle in vehicles}
     at |= {v: (frame, states_from(text)) for v, (frame, text) in store.progress().items()}
-    collector = Collector(store, scenario.fleet.deadline_s)
+    collector = Collector(store, scenario.fleet.deadline_s, _known_adapters(scenario, fittings))
     with display.bar("collect", sum(lengths)) as bar:
         bar.set(sum(frame for frame, _ in at.values()))
         for first in range(0, max(lengths), SEGMENT_FRAMES):
             wave = [v for v in vehicles if at[v][0] == first and first < lengths[v]]
-            segments = [Segment(scenario, v, first, at[v][1]) for v in wave]
+            segments = [Segment(scenario, v, first, at[v][1], _on_board(fittings, v)) for v in wave]
             for vehicle, (uploads, states) in zip(wave, backend.map(drive, segments), strict=True):
                 after = min(first + SEGMENT_FRAMES, lengths[vehicle])
                 collector.receive(uploads, vehicle, after, states)
                 at[vehicle] = (after, states)
                 bar.advance(after - first)
     store.keep("complete", key)
+
+
+def _known_adapters(scenario: Scenario, fittings: Fittings) -> frozenset[bytes]:
+    words = scenario.adaptation
+    return frozenset(adapter_versions(words.codec, fittings)) if words else frozenset()
+
+
+def _on_board(fittings: Fittings, vehicle: int) -> dict[str, Fitting]:
+    """Return what one vehicle has on board, by way of sharing."""
+    return {sharing: by_vehicle[vehicle] for sharing, by_vehicle in fittings.items()}

@@ -23,9 +23,9 @@ from roadbits.fleet.vehicle import Arm, ArmState, Upload
 class Collector:
     """Receives uploads into a store."""
 
-    def __init__(self, store: Store, deadline_s: float) -> None:
-        """Take the store and the age, in seconds, beyond which an upload is late."""
-        self._store = store
+    def __init__(self, store: Store, deadline_s: float, adapters: frozenset[bytes] = frozenset()) -> None:
+        """Take the store, the age in seconds beyond which an upload is late, and hashes of adapters that are here."""
+        self._store, self._adapters = store, adapters
         self._deadline_us = round(deadline_s * US_PER_S)
 
     def receive(self, uploads: Sequence[Upload], vehicle: int, next_frame: int, states: tuple[ArmState, ...]) -> int:
@@ -68,7 +68,7 @@ class Collector:
             return upload.fate, upload.reason
         try:
             container = unpack(upload.payload)
-            codec = codec_of(upload.payload, (codec_named(upload.arm.codec),))
+            codec = codec_of(upload.payload, (codec_named(upload.arm.source),), self._adapters)
         except BitstreamError as error:
             return "rejected", str(error)
         if (container.height, container.width) != (upload.height, upload.width):
@@ -76,8 +76,8 @@ class Collector:
                 f"payload is {container.height} x {container.width} pixels, "
                 f"the camera has {upload.height} x {upload.width}"
             )
-        if codec.name != upload.arm.codec:
-            return "rejected", f"payload is of {codec.name}, the vehicle uses {upload.arm.codec}"
+        if codec.name != upload.arm.source:
+            return "rejected", f"payload is of {codec.name}, the vehicle uses {upload.arm.source}"
         if upload.arrival_us - upload.captured_us > self._deadline_us:
             return "late", f"arrived {(upload.arrival_us - upload.captured_us) / US_PER_S:.1f} s after capture"
         return "delivered", ""

@@ -220,7 +220,7 @@ class DatasetRestoration:
         folder = self._stages.folder(self._plan.decode_key(arm))
         degraded, told = Arrays(folder, "images"), json.loads((folder / "told.json").read_text())
         positions = json.loads((folder / "positions.json").read_text())
-        conditions = [self._told(condition_of(arm.codec, point, bpp)) for point, bpp in told]
+        conditions = [self._told(condition_of(arm.source, point, bpp)) for point, bpp in told]
         network, masks = None, [UNTOUCHED] * len(conditions)
         if kind == "unsharp":
             masks = self._masks(conditions)

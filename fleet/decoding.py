@@ -3,15 +3,18 @@
 Not here: receiving payloads (`collector`), restoring frames (`roadbits.restoration`).
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 
-from roadbits.codecs.bitstream import BitstreamError
+from roadbits.codecs.bitstream import BitstreamError, unpack
 from roadbits.codecs.catalogue import codec_named
 from roadbits.codecs.codec import Codec, Image, OperatingPoint
 from roadbits.codecs.metrics import ms_ssim, psnr
+from roadbits.codecs.neural.still import NeuralStill
 from roadbits.fleet.cameras.frame import DataError
+from roadbits.fleet.fittings import Version
 from roadbits.fleet.vehicle import Arm
 
 BATCH_FRAMES = 16
@@ -38,30 +41,55 @@ class Decoded:
 
 @dataclass(frozen=True, eq=False)
 class Uploaded:
-    """Payloads of one arm that arrived, beside their originals uint8 (H, W, 3)."""
+    """Payloads of one arm that arrived, and their originals.
+
+    Attributes:
+        arm: codec and operating point.
+        payloads: as they came.
+        originals: of each, uint8 (H, W, 3).
+        adapted: codecs with the adapters that the payloads name, as far as the server has them.
+    """
 
     arm: Arm
     payloads: list[bytes]
     originals: list[Image]
+    adapted: Sequence[Version] = ()
 
 
 @dataclass(frozen=True, eq=False)
 class OnBoard:
-    """Originals uint8 (H, W, 3) that an arm's codec is to compress and decompress on board, each at a point."""
+    """Originals that an arm's codec is to compress and decompress on board.
+
+    Attributes:
+        arm: codec and operating point.
+        originals: uint8 (H, W, 3).
+        points: of each.
+        adapted: the codec of each, where the arm's vehicles adapt theirs; else empty.
+    """
 
     arm: Arm
     originals: list[Image]
     points: list[OperatingPoint]
+    adapted: Sequence[Version] = ()
 
 
 def decode_uploaded(batch: Uploaded) -> list[Decoded]:
     """Decode payloads; one that does not decode gives a `Decoded` without an image."""
     # One thread, so that sums come out the same in every process.
     torch.set_num_threads(1)
-    codec = codec_named(batch.arm.codec)
+    source, adapted = codec_named(batch.arm.source), [version.codec() for version in batch.adapted]
     return [
-        _decoded(codec, payload, original) for payload, original in zip(batch.payloads, batch.originals, strict=True)
+        _decoded(_made_by(payload, adapted, source), payload, original)
+        for payload, original in zip(batch.payloads, batch.originals, strict=True)
     ]
+
+
+def _made_by(payload: bytes, adapted: Sequence[NeuralStill], source: Codec) -> Codec:
+    """Return which codec made a payload; the source, which says what is missing, where none did."""
+    if not adapted:
+        return source
+    container = unpack(payload)
+    return next((codec for codec in adapted if codec.accepts(container)), source)
 
 
 def compress_on_board(batch: OnBoard) -> list[Decoded]:
@@ -71,11 +99,12 @@ def compress_on_board(batch: OnBoard) -> list[Decoded]:
         DataError: if the codec cannot take a frame, for instance for its size.
     """
     torch.set_num_threads(1)
-    codec = codec_named(batch.arm.codec)
+    source = codec_named(batch.arm.source)
+    codecs: Sequence[Codec] = [version.codec() for version in batch.adapted] or [source] * len(batch.originals)
     try:
         return [
             _decoded(codec, codec.encode(original, point), original)
-            for original, point in zip(batch.originals, batch.points, strict=True)
+            for codec, original, point in zip(codecs, batch.originals, batch.points, strict=True)
         ]
     except ValueError as error:
         raise DataError(f"test frames with {batch.arm.key}: {error}") from error

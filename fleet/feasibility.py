@@ -58,10 +58,10 @@ def loads(scenario: Scenario) -> Iterator[Load]:
         height, width = frame_size(cameras, scenario.seed, first, fleet.num_vehicles)
         first += group.vehicles
         for arm, rule in rules_of(scenario).items():
-            whole = ladder_of(group.device, codec_named(arm.codec), height, width)
+            whole = ladder_of(group.device, codec_named(arm.source), height, width)
             _check_speed(group, arm, whole, cameras.interval_s)
             points = _points(rule, whole, group.device, cameras.interval_s, fleet.deadline_s)
-            ladder = ladder_of(group.device, codec_named(arm.codec), height, width, points)
+            ladder = ladder_of(group.device, codec_named(arm.source), height, width, points)
             _check_memory(group, arm, ladder if points else whole)
             yield Load(group, arm, ladder, height, width)
 
@@ -92,7 +92,7 @@ def _check_speed(group: Group, arm: Arm, ladder: Ladder, interval_s: float) -> N
     if ladder.seconds[cheapest] > allowed_s:
         raise DeviceError(
             f"group {group.name}: its device needs {ladder.seconds[cheapest]:.3g} s for a frame at even the cheapest "
-            f"point of {arm.codec}, {ladder.points[cheapest]} ({ladder.macs[cheapest] / 1e9:.3g} GMAC); it has "
+            f"point of {arm.source}, {ladder.points[cheapest]} ({ladder.macs[cheapest] / 1e9:.3g} GMAC); it has "
             f"{allowed_s:.3g} s (an interval of {interval_s:.3g} s, duty {group.device.duty:.3g}): "
             "raise cameras.interval_s, take smaller frames or a faster device"
         )

@@ -3,6 +3,7 @@
 Not here: delivery (`uplink`), reading and generating traces (`traces`).
 """
 
+from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import assert_never
@@ -12,7 +13,7 @@ import numpy as np
 from roadbits.fleet import scenario as words
 from roadbits.fleet.seeds import Purpose, generator_for
 from roadbits.fleet.traces import TwoState, read_trace, with_outages
-from roadbits.fleet.uplink import Trace, TraceUplink
+from roadbits.fleet.uplink import US_PER_S, Trace, TraceUplink
 
 _GENERATED_S = 600
 
@@ -42,8 +43,14 @@ def _trace(uplink: words.Uplink, seed: int, vehicle: int) -> Trace:
             assert_never(unknown)
 
 
-def link_for(fleet: words.Fleet, seed: int, vehicle: int) -> TraceUplink:
+def link_for(fleet: words.Fleet, seed: int, vehicle: int, taken_us: Sequence[tuple[int, int]] = ()) -> TraceUplink:
     """Return one vehicle's link; vehicles that share a trace enter it at seeded offsets.
+
+    Args:
+        fleet: the vehicles and their links.
+        seed: of the run.
+        vehicle: its number.
+        taken_us: beginnings and ends of times in which the link carries something else, in microseconds.
 
     Raises:
         UplinkError: if a trace file cannot be read or nothing can pass.
@@ -52,7 +59,7 @@ def link_for(fleet: words.Fleet, seed: int, vehicle: int) -> TraceUplink:
     offset_us = 0
     if isinstance(fleet.group_of(vehicle).uplink, words.TraceFileUplink):
         offset_us = int(generator_for(seed, Purpose.LINK, vehicle).integers(trace.period_us))
-    outages = list(fleet.faults.outages_s)
+    outages = [*fleet.faults.outages_s, *((begin / US_PER_S, end / US_PER_S) for begin, end in taken_us)]
     if not outages:
         return TraceUplink(trace, offset_us)
     return TraceUplink(with_outages(_rolled(trace, offset_us), outages))

@@ -5,13 +5,18 @@ A key names exactly what a stage depends on, so that a changed scenario redoes o
 Not here: doing it (`run`).
 """
 
+import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 from roadbits.codecs.catalogue import codec_named
 from roadbits.codecs.codec import OperatingPoint
 from roadbits.downstream.setups import Frames, Setup
+from roadbits.fleet.adaptation_words import Adaptation
+from roadbits.fleet.adapting import Lessons, Tuning
+from roadbits.fleet.fittings import Version
 from roadbits.fleet.restoration_words import Remedy, Restoration, RestorerKind
 from roadbits.fleet.scenario import Scenario
 from roadbits.fleet.stages import stage_key
@@ -87,7 +92,53 @@ class Plan:
     def collect_key(self) -> str:
         """Return the key of the collection."""
         words = self.scenario.model_dump(mode="json", include={"cameras", "fleet", "codecs", "seed"})
+        if self.scenario.adaptation:
+            measured_only = {"points", "measured_frames", "tuning_rate"}
+            words["adaptation"] = self._adaptation.model_dump(mode="json", exclude=measured_only)
+            words["adaptation"] |= {"methods": self._adaptation.methods[:1], "seeds": self._adaptation.seeds[:1]}
         return stage_key("collect", format=_COLLECTION_FORMAT, weights=[_weights(arm) for arm in self.arms], **words)
+
+    @property
+    def _adaptation(self) -> Adaptation:
+        assert self.scenario.adaptation is not None
+        return self.scenario.adaptation
+
+    def _fleet_frames(self) -> dict[str, Any]:
+        """Return what the frames that the fleet sees depend on."""
+        return {"originals": self.originals_key("train"), "weights": _weights(Arm(self._adaptation.codec, ""))}
+
+    def watch_key(self) -> str:
+        """Return the key of what the vehicles notice."""
+        words = self._adaptation.model_dump(mode="json", include={"codec", "point", "frames", "drift"})
+        sized = "central" in self._adaptation.sharing
+        return stage_key("watch", format=_FORMAT, sized=sized, **self._fleet_frames(), **words)
+
+    def _recipe(self) -> dict[str, Any]:
+        include = {"codec", "batch_size", "crop", "learning_rate", "tuning_rate", "density_rate", "threads"}
+        words = self._adaptation.model_dump(mode="json", include=include)
+        strategy = self._adaptation.strategy
+        proximal = strategy.proximal if strategy.kind == "fedprox" else 0.0
+        total = self._adaptation.rounds * self._adaptation.steps
+        return {**self._fleet_frames(), **words, "proximal": proximal, "total_steps": total}
+
+    def lessons_key(self, job: Lessons) -> str:
+        """Return the key of some steps of an adapter's training."""
+        words = {"lessons": job.lessons, "start": _hash(job.start), "first": job.first_step, "steps": job.steps}
+        own = {"seed": job.seed, "with_residuals": job.with_residuals}
+        return stage_key("lessons", format=_FORMAT, **self._recipe(), **words, **own)
+
+    def tuned_key(self, job: Tuning) -> str:
+        """Return the key of a codec that is fine-tuned."""
+        words = {"lessons": job.lessons, "replayed": job.replayed, "start": _hash(job.start), "method": job.method}
+        return stage_key("tuned", format=_FORMAT, **self._recipe(), **words, seed=job.seed)
+
+    def adapted_curve_key(self, version: Version, domain: str) -> str:
+        """Return the key of a codec's rate and distortion on a domain's frames."""
+        words = self._adaptation.model_dump(mode="json", include={"codec", "points", "measured_frames"})
+        known = {"update": _hash(version.update), "model": _hash(version.model), "domain": domain}
+        test, reference = self.originals_key("test"), self.originals_key("reference")
+        weights = _weights(Arm(self._adaptation.codec, ""))
+        return stage_key("curve", format=_FORMAT, test=test, reference=reference, weights=weights, **known, **words)
 
     def originals_key(self, split: str) -> str:
         """Return the key of a split's originals."""
@@ -102,7 +153,7 @@ class Plan:
     def on_board_key(self, arm: Arm) -> str:
         """Return the key of the test frames that an arm compressed on board; a policy's points are its drives'."""
         words = {"arm": arm.key, "weights": _weights(arm), "originals": self.originals_key("test")}
-        if self.fixed_point(arm) is None:
+        if self.fixed_point(arm) is None or arm.sharing:
             words["collect"] = self.collect_key()
         return stage_key("on-board", format=_FORMAT, **words)
 
@@ -133,8 +184,8 @@ class Plan:
         if not words.only_trained_on:
             for arm in filter(self.restorers_of, self.arms):
                 fixed = self.fixed_point(arm)
-                points = (fixed,) if fixed else _few(codec_named(arm.codec).points)
-                arms += [Arm(arm.codec, str(point)) for point in points]
+                points = (fixed,) if fixed else _few(codec_named(arm.source).points)
+                arms += [Arm(arm.source, str(point)) for point in points]
         arms += [
             Arm(choice.name, str(rule))
             for choice in words.trained_on
@@ -253,9 +304,13 @@ class Plan:
         yield f"measure   {len(self.measuring_jobs())} combinations: {' '.join(self.setups)}, seeds {list(words.seeds)}"
 
 
+def _hash(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
 def _weights(arm: Arm) -> str:
     """Return which weights an arm's codec uses, so that new ones under an old name are not taken for those."""
-    return codec_named(arm.codec).model_hash.hex()
+    return codec_named(arm.source).model_hash.hex()
 
 
 def _few(points: Sequence[OperatingPoint]) -> list[OperatingPoint]:

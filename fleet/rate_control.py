@@ -68,6 +68,7 @@ class Encoder(Protocol):
     """Encodes the frames of a drive, one after the other."""
 
     state: ControlState
+    codec: Codec
 
     def encode(self, image: Image, situation: Situation) -> Encoding:
         """Return the payload of an image (H, W, 3), or that it was skipped.
@@ -83,7 +84,7 @@ class FixedPoint:
 
     def __init__(self, codec: Codec, device: Device, point: OperatingPoint) -> None:
         """Take the codec, the device that runs it, and the point."""
-        self._codec, self._device, self._point = codec, device, point
+        self.codec, self._device, self._point = codec, device, point
         self.state = ControlState()
 
     def encode(self, image: Image, situation: Situation) -> Encoding:
@@ -93,8 +94,8 @@ class FixedPoint:
             ValueError: if the codec cannot take it.
         """
         height, width = image.shape[:2]
-        ladder = ladder_of(self._device, self._codec, height, width, (self._point,))
-        payload = self._codec.encode(image, self._point)
+        ladder = ladder_of(self._device, self.codec, height, width, (self._point,))
+        payload = self.codec.encode(image, self._point)
         return Encoding(payload, self._point, float(ladder.seconds[0]), int(ladder.macs[0]))
 
 
@@ -103,7 +104,7 @@ class RateControl:
 
     def __init__(self, codec: Codec, device: Device, policy: Policy, state: ControlState) -> None:
         """Take the codec, the device that runs it, the policy, and where the drive stands."""
-        self._codec, self._device, self._policy = codec, device, policy
+        self.codec, self._device, self._policy = codec, device, policy
         self.state = state
         self._ladders: dict[tuple[int, int], Ladder] = {}
 
@@ -123,7 +124,7 @@ class RateControl:
         if position is None:
             self._remember(self._policy.charged(self.state.account, None, spent.joules), 0.0)
             return Encoding(None, None, spent.seconds, spent.macs)
-        payload = self._codec.encode(image, ladder.points[position])
+        payload = self.codec.encode(image, ladder.points[position])
         rate = bpp(len(payload), height, width)
         joules = spent.joules + float(ladder.joules[position]) + radio_joules(self._device, len(payload))
         self._remember(
@@ -134,18 +135,18 @@ class RateControl:
 
     def _ladder(self, height: int, width: int) -> Ladder:
         if (height, width) not in self._ladders:
-            self._ladders[height, width] = ladder_of(self._device, self._codec, height, width)
+            self._ladders[height, width] = ladder_of(self._device, self.codec, height, width)
         return self._ladders[height, width]
 
     def _try_points(self, image: Image, ladder: Ladder, usable: NDArray[np.bool_]) -> "_Spent":
         """Measure the profile and return what it took."""
         positions = trial_positions(ladder, usable)
-        crop = trial_crop(self._codec, image)
-        trials = tried(self._codec, crop, ladder, positions, self._policy.needs_quality)
+        crop = trial_crop(self.codec, image)
+        trials = tried(self.codec, crop, ladder, positions, self._policy.needs_quality)
         self.state = replace(self.state, trials=tuple(trials))
         points = tuple(ladder.points[position] for position in positions)
         height, width = crop.shape[:2]
-        costs = ladder_of(self._device, self._codec, height, width, points)
+        costs = ladder_of(self._device, self.codec, height, width, points)
         seconds, macs, joules = costs.seconds, costs.macs, costs.joules
         if self._policy.needs_quality:
             seconds, macs = seconds + costs.decode_seconds, macs + costs.decode_macs

@@ -11,7 +11,7 @@ import json
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from pydantic import TypeAdapter
 
@@ -195,6 +195,99 @@ class RestorationRow:
 
 
 @dataclass(frozen=True)
+class AdaptationRow:
+    """What an adaptation to a domain came to.
+
+    Attributes:
+        method: `cawf` for a residual adapter, `density` for that of the entropy model alone, or what was fine-tuned.
+        sharing: `federated`, `local` or `central`; `pooled` for a comparison of methods on all vehicles' frames.
+        domain: adapted to.
+        seed: of the training.
+        bd_rate_target: against the source codec on the domain's own frames, in percent; mean over local adapters.
+        bd_rate_source: on the frames of the domain that the source codec served before.
+        bd_rate_on: on every domain's frames, with all that was learned up to this one: a row of the forgetting matrix.
+        old_payloads_bit_exact: share of the source's payloads that still decode bit for bit.
+        adapter_bytes: that travel to hand the result out once.
+        rounds: that changed it.
+        traffic_bytes: up and down, of all vehicles.
+        frames: learned from.
+        vehicles: whose frames those are.
+        equipped: vehicles that had it in the end.
+        first_equipped_s: when the first of them had it, in virtual seconds; null if none ever did.
+        train_gmac: of training on board, in billions, all vehicles.
+        saved_bytes_per_frame: at `adaptation.point`, by the BD-rate.
+        break_even_frames: of the fleet, until what is saved has paid for the traffic; null if nothing is.
+        parameters_percent: of the source's weights that the adaptation adds or changes.
+    """
+
+    method: str
+    sharing: str
+    domain: str
+    seed: int
+    bd_rate_target: float
+    bd_rate_source: float
+    bd_rate_on: dict[str, float]
+    old_payloads_bit_exact: float
+    adapter_bytes: int
+    rounds: int
+    traffic_bytes: int
+    frames: int
+    vehicles: int
+    equipped: int
+    first_equipped_s: float | None
+    train_gmac: float
+    saved_bytes_per_frame: float
+    break_even_frames: float | None
+    parameters_percent: float
+
+
+@dataclass(frozen=True)
+class SharingNote:
+    """What happened in virtual time around one domain's adapters, in one way of sharing; seed the first.
+
+    Attributes:
+        sharing: which.
+        domain: which.
+        noticed_s: vehicles that noticed the domain, and when, in seconds.
+        missed: vehicles that came into it and noticed nothing.
+        rounds: of federated training: see `adapter_exchange.RoundNote`.
+        equipped_s: when each vehicle had an adapter.
+    """
+
+    sharing: str
+    domain: str
+    noticed_s: dict[str, float]
+    missed: list[int]
+    rounds: list[dict[str, Any]]
+    equipped_s: dict[str, float]
+
+
+@dataclass(frozen=True)
+class AdaptationCurve:
+    """Rate and distortion of one codec on one domain's frames, before or after an adaptation; seed the first.
+
+    Attributes:
+        codec: `source`, or how it was adapted.
+        domain: whose frames.
+        bpp: of real payloads, mean, from the lowest point up.
+        psnr_db: mean.
+    """
+
+    codec: str
+    domain: str
+    bpp: list[float]
+    psnr_db: list[float]
+
+
+class AdaptationResults(NamedTuple):
+    """What an adaptation adds to a run's results."""
+
+    rows: list[AdaptationRow]
+    curves: list[AdaptationCurve]
+    notes: list[SharingNote]
+
+
+@dataclass(frozen=True)
 class Results:
     """Everything a run found out."""
 
@@ -202,11 +295,13 @@ class Results:
     seed: int
     uploads: list[UploadRow]
     downstream: list[DownstreamRow]
-    adaptation: list[dict[str, Any]] = field(default_factory=list)
+    adaptation: list[AdaptationRow] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     timings_s: dict[str, float] = field(default_factory=dict)
     question: str = ""
     restoration: list[RestorationRow] = field(default_factory=list)
+    adapter_sharing: list[SharingNote] = field(default_factory=list)
+    adaptation_curves: list[AdaptationCurve] = field(default_factory=list)
 
     @property
     def digest(self) -> str:
@@ -214,10 +309,13 @@ class Results:
         measured = {
             "uploads": [asdict(row) for row in self.uploads],
             "downstream": [asdict(row) for row in self.downstream],
-            "adaptation": self.adaptation,
+            "adaptation": [asdict(row) for row in self.adaptation],
             "restoration": [asdict(row) for row in self.restoration],
             "notes": self.notes,
         }
+        if self.adapter_sharing:  # left out where there is none, so that older digests stay comparable
+            measured["adapter_sharing"] = [asdict(note) for note in self.adapter_sharing]
+            measured["adaptation_curves"] = [asdict(curve) for curve in self.adaptation_curves]
         text = json.dumps(measured, sort_keys=True, separators=(",", ":"), allow_nan=False)
         return hashlib.sha256(text.encode()).hexdigest()
 

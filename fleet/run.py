@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from roadbits.fleet.backend import Backend
 from roadbits.fleet.collection import collect, drive_lengths, is_collected
@@ -20,6 +21,10 @@ from roadbits.fleet.scenario_file import dump_scenario
 from roadbits.fleet.sources import check_disjoint
 from roadbits.fleet.stages import Stages, write_whole
 from roadbits.fleet.store import Store
+
+if TYPE_CHECKING:
+    from roadbits.fleet.codec_adaptation import CodecAdaptation
+    from roadbits.fleet.fittings import Fittings
 
 
 class RunError(Exception):
@@ -59,10 +64,11 @@ class Run:
             write_whole(self._folder / "scenario.yaml", dump_scenario(self._plan.scenario).encode())
             stages = Stages(self._folder / "stages")
             display = Display(self._folder / "log.jsonl", self._quiet)
+            adaptation, fittings = self._adapt(stages, backend, display)
             if not collected:
                 with self._timed("collect"):
-                    collect(self._plan, lengths, store, backend, display)
-            results = self._serve(stages, store, backend, display)
+                    collect(self._plan, lengths, store, backend, display, fittings)
+            results = self._serve(stages, store, backend, display, adaptation)
             write_whole(self._folder / "results.json", results.to_json().encode())
         return results
 
@@ -70,15 +76,36 @@ class Run:
         if (self._folder / "scenario.yaml").exists() and not resume:
             raise RunError(f"{self._folder} holds a run already: add --resume to continue it, or choose another --out")
 
-    def _serve(self, stages: Stages, store: Store, backend: Backend, display: Display) -> Results:
+    def _adapt(self, stages: Stages, backend: Backend, display: Display) -> tuple["CodecAdaptation | None", "Fittings"]:
+        """Return the adaptation, and what vehicles have on board for it."""
+        if self._plan.scenario.adaptation is None:
+            return None, {}
+        # Only now: Flower takes half a second to load.
+        from roadbits.fleet.codec_adaptation import CodecAdaptation
+
+        with self._timed("adapt"):
+            adaptation = CodecAdaptation(self._plan, stages, backend, display)
+            return adaptation, adaptation.prepare()
+
+    def _serve(
+        self,
+        stages: Stages,
+        store: Store,
+        backend: Backend,
+        display: Display,
+        adaptation: "CodecAdaptation | None",
+    ) -> Results:
         # Only now: torch takes seconds to load, and uploads should not wait for it.
         from roadbits.fleet.server import Server
 
-        server = Server(self._plan, stages, store, backend, display)
+        server = Server(self._plan, stages, store, backend, display, adaptation)
         with self._timed("decode"):
             server.write_originals()
             server.decode()
             server.prepare_restoration()
+        if adaptation:
+            with self._timed("compare adaptations"):
+                server.measure_adaptation()
         if self._plan.scenario.downstream:
             server.check_labels()
         if self._plan.scenario.restoration:

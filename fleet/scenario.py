@@ -9,6 +9,9 @@ from typing import Annotated, Literal, Self
 from pydantic import AfterValidator, Field, model_validator
 
 from roadbits.codecs.catalogue import codec_named
+from roadbits.codecs.codec import OperatingPoint
+from roadbits.codecs.neural.slim_still import SlimStill
+from roadbits.fleet.adaptation_words import Adaptation
 from roadbits.fleet.camera_words import Cameras, FilePath, FolderCameras, VideoCameras
 from roadbits.fleet.parts import Count, NotNegative, Part, Positive, Seconds, Seed, Share, Wait, distinct
 from roadbits.fleet.restoration_words import Restoration
@@ -228,6 +231,7 @@ class Scenario(Part):
         question: what the run answers, in a sentence.
         seed: of everything but the segmenters, which have `downstream.seeds`.
         codecs: each (codec, operating point or policy) is measured on a fleet of its own.
+        adaptation: of a codec to domains that vehicles come into.
         restoration: of the uploads, with the reference frames that `cameras` sets apart.
         downstream: left out, the run ends with rates and distortions.
     """
@@ -238,6 +242,7 @@ class Scenario(Part):
     cameras: Cameras
     fleet: Fleet
     codecs: tuple[CodecChoice, ...] = Field(strict=False, min_length=1)
+    adaptation: Adaptation | None = None
     restoration: Restoration | None = None
     downstream: Downstream | None = None
 
@@ -259,8 +264,32 @@ class Scenario(Part):
                 "downstream needs labelled frames to train and to test on: give cameras.masks, cameras.test_images "
                 "and cameras.test_masks, or leave downstream out"
             )
+        self._check_adaptation()
         self._check_restoration()
         return self
+
+    def _check_adaptation(self) -> None:
+        """Refuse the adaptation of a codec that nobody uses or that cannot adapt, and devices that cannot train."""
+        words = self.adaptation
+        if words is None:
+            return
+        names = [choice.name for choice in self.codecs]
+        if words.codec not in names:
+            raise ValueError(f"adaptation.codec is {words.codec!r}: choose from those in use, {', '.join(names)}")
+        codec = codec_named(words.codec)
+        if not codec.model_hash or isinstance(codec, SlimStill):
+            raise ValueError(f"adaptation.codec is {words.codec!r}: choose a neural codec of one width, such as cae")
+        for point in (words.point, *words.points):
+            codec.check(OperatingPoint.parse(point))
+        if words.methods[0] not in ("cawf", "density") and words.sharing:
+            raise ValueError(
+                f"adaptation.methods begins with {words.methods[0]}: the fleet adapts by the first, cawf or density"
+            )
+        if "central" in words.sharing and words.server_gmac_per_s is None:
+            raise ValueError("adaptation.sharing names central: say how fast the server is with server_gmac_per_s")
+        for group in self.fleet.everyone:
+            if group.device.gmac_per_s is None and set(words.sharing) - {"central"}:
+                raise ValueError(f"fleet group {group.name!r}: its device trains adapters: give its gmac_per_s")
 
     def _check_restoration(self) -> None:
         """Refuse restoration without reference frames, setups without restoration, and the other way round."""

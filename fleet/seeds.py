@@ -16,6 +16,7 @@ class Purpose(IntEnum):
 
     LINK = 1
     FAULTS = 2
+    SHARING = 3
 
 
 def generator_for(seed: int, purpose: Purpose, *place: int) -> np.random.Generator:

@@ -10,11 +10,12 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from roadbits.codecs.bitstream import unpack
 from roadbits.codecs.catalogue import codec_named
 from roadbits.codecs.codec import OperatingPoint
 from roadbits.downstream.confusion import Confusion
@@ -23,6 +24,7 @@ from roadbits.fleet.backend import Backend, Shared
 from roadbits.fleet.cameras.frame import DataError
 from roadbits.fleet.dataset_restoration import DatasetRestoration
 from roadbits.fleet.decoding import BATCH_FRAMES, Decoded, OnBoard, Uploaded, compress_on_board, decode_uploaded
+from roadbits.fleet.fittings import Version
 from roadbits.fleet.learning import LabelledSet, Measurement, Training
 from roadbits.fleet.learning import measure as measure_segmenter
 from roadbits.fleet.learning import train as train_segmenter
@@ -30,12 +32,15 @@ from roadbits.fleet.originals import batches, write_originals
 from roadbits.fleet.plan import MeasuringJob, Plan, TrainingJob, shown_positions
 from roadbits.fleet.progress import Display
 from roadbits.fleet.restoration_results import restoration_rows
-from roadbits.fleet.results import DownstreamRow, RestorationRow, Results, UploadRow
+from roadbits.fleet.results import AdaptationResults, DownstreamRow, RestorationRow, Results, UploadRow
 from roadbits.fleet.sources import classes_of, train_source
 from roadbits.fleet.stages import Stages
 from roadbits.fleet.store import Record, Store
 from roadbits.fleet.summary import Quality, missed_target, summarise
 from roadbits.fleet.vehicle import Arm, rules_of
+
+if TYPE_CHECKING:
+    from roadbits.fleet.codec_adaptation import CodecAdaptation
 
 _GOLDEN = (5**0.5 - 1) / 2
 """Multiples of it, modulo 1, are spread evenly however many there are."""
@@ -44,9 +49,19 @@ _GOLDEN = (5**0.5 - 1) / 2
 class Server:
     """The server of one run."""
 
-    def __init__(self, plan: Plan, stages: Stages, store: Store, backend: Backend, display: Display) -> None:
-        """Take what to do, where its output goes, and who computes it."""
+    def __init__(
+        self,
+        plan: Plan,
+        stages: Stages,
+        store: Store,
+        backend: Backend,
+        display: Display,
+        adaptation: "CodecAdaptation | None" = None,
+    ) -> None:
+        """Take what to do, where its output goes, who computes it, and the adaptation that vehicles went through."""
         self._plan, self._stages, self._store = plan, stages, store
+        self._adaptation = adaptation
+        self._adapted = adaptation.versions() if adaptation else {}
         self._backend, self._display = backend, display
         self._notes: list[str] = []
         words = plan.scenario.restoration
@@ -55,13 +70,16 @@ class Server:
     def write_originals(self) -> None:
         """Keep the original frames of both splits."""
         for split in ("train", "test"):
-            key = self._plan.originals_key(split)
-            if self._stages.is_done(key):
-                continue
-            total = len(batches(self._plan.scenario, split))
-            with self._stages.writing(key) as folder, self._display.bar(f"{split} frames", total) as bar:
-                for _ in write_originals(self._plan.scenario, split, self._backend, folder):
-                    bar.advance()
+            self._write_originals(split)
+
+    def _write_originals(self, split: str) -> None:
+        key = self._plan.originals_key(split)
+        if self._stages.is_done(key):
+            return
+        total = len(batches(self._plan.scenario, split))
+        with self._stages.writing(key) as folder, self._display.bar(f"{split} frames", total) as bar:
+            for _ in write_originals(self._plan.scenario, split, self._backend, folder):
+                bar.advance()
 
     def originals(self, split: str) -> Archive:
         """Return a split's originals."""
@@ -89,7 +107,12 @@ class Server:
                 with self._stages.writing(key) as folder, self._display.bar("decode", len(records)) as bar:
                     where = [position[record.vehicle, record.frame] for record in records]
                     batches = (
-                        Uploaded(arm, [_payload(record) for record in some], [originals.images[k] for k in places])
+                        Uploaded(
+                            arm,
+                            [_payload(record) for record in some],
+                            [originals.images[k] for k in places],
+                            self._versions_of(some) if arm.sharing else (),
+                        )
                         for some, places in zip(_chunks(records), _chunks(where), strict=True)
                     )
                     self._write_decoded(
@@ -98,6 +121,11 @@ class Server:
             rejected = json.loads((self._stages.folder(key) / "rejected.json").read_text())
             for upload, reason in rejected.items():
                 self._store.reject(upload, reason)
+
+    def _versions_of(self, records: Sequence[Record]) -> list[Version]:
+        """Return the codecs with adapters that payloads name, as far as they are here."""
+        named = {unpack(_payload(record)).adapter_hash for record in records}
+        return [self._adapted[adapter] for adapter in sorted(named) if adapter in self._adapted]
 
     def _write_decoded(
         self,
@@ -138,9 +166,12 @@ class Server:
                 continue
             with self._stages.writing(key) as folder, self._display.bar("on board", len(originals)) as bar:
                 points = self._on_board_points(arm, len(originals))
+                adapted = self._adapted_for(arm, originals)
                 batches = (
-                    OnBoard(arm, list(images), list(some))
-                    for images, some in zip(_chunks(originals.images), _chunks(points), strict=True)
+                    OnBoard(arm, list(images), list(some), adapted[first : first + BATCH_FRAMES])
+                    for first, images, some in zip(
+                        range(0, len(points), BATCH_FRAMES), _chunks(originals.images), _chunks(points), strict=True
+                    )
                 )
                 payload_bytes = 0
                 with ArraysWriter(folder, "images") as images:
@@ -152,15 +183,33 @@ class Server:
                         bar.advance(len(decoded))
                 (folder / "rate.json").write_text(json.dumps(8 * payload_bytes / _pixels(originals)))
 
+    def _adapted_for(self, arm: Arm, frames: Archive) -> list[Version]:
+        """Return the codec that vehicles of an arm have for each frame, in the end; empty if they do not adapt."""
+        if self._adaptation is None or arm.sharing is None:
+            return []
+        return [self._adaptation.version_for(arm.sharing, note.domain, k) for k, note in enumerate(frames.notes)]
+
     def _on_board_points(self, arm: Arm, count: int) -> list[OperatingPoint]:
         """Return the point of each test frame: an arm's own, or a mixture like that which its policy sent."""
         fixed = self._plan.fixed_point(arm)
         if fixed is not None:
             return [fixed] * count
-        fine = codec_named(arm.codec).all_points
+        fine = codec_named(arm.source).all_points
         used = Counter(record.used_point for record in self._store.records(arm.codec, arm.point))
         ranked = [point for point in fine for _ in range(used[str(point)])] or [fine[0]]
         return [ranked[int(len(ranked) * (k * _GOLDEN % 1))] for k in range(count)]
+
+    def measure_adaptation(self) -> None:
+        """Train what adapters are compared with, and measure all of them."""
+        if self._adaptation is not None:
+            self._adaptation.compare(self.originals("test"), self._reference_frames())
+
+    def _reference_frames(self) -> Archive | None:
+        """Return the reference frames, written if they are not yet; None if the scenario has none."""
+        if not batches(self._plan.scenario, "reference"):
+            return None
+        self._write_originals("reference")
+        return self.originals("reference")
 
     def prepare_restoration(self) -> None:
         """Keep the reference frames, and what the codecs make of them."""
@@ -182,7 +231,7 @@ class Server:
     def _untold(self) -> None:
         """Note which arms were restored by networks that never learned their codec."""
         known = {learned.codec for learned in self._plan.learned()}
-        for codec in sorted({arm.codec for arm in self._plan.arms if self._plan.restorers_of(arm)} - known):
+        for codec in sorted({arm.source for arm in self._plan.arms if self._plan.restorers_of(arm)} - known):
             self._note(f"no restorer learned {codec}: its frames were restored with their codec not told")
 
     def train(self) -> None:
@@ -282,8 +331,11 @@ class Server:
         uploads = [self._upload_row(arm) for arm in self._plan.arms]
         downstream = [row for upload in uploads for row in self._downstream_rows(upload)]
         restoration = [row for upload in uploads for row in self._restoration_rows(upload)]
+        adaptation = self._adaptation.results() if self._adaptation else AdaptationResults([], [], [])
         if self._restoration is not None:
             self._untold()
+        for note in self._adaptation.notes if self._adaptation else ():
+            self._note(note)
         if downstream and downstream[0].absent:
             self._note(f"no test label holds {', '.join(downstream[0].absent)}: left out of every mIoU")
         return Results(
@@ -291,6 +343,9 @@ class Server:
             self._plan.scenario.seed,
             uploads,
             downstream,
+            adaptation=adaptation.rows,
+            adapter_sharing=adaptation.notes,
+            adaptation_curves=adaptation.curves,
             restoration=restoration,
             notes=self._notes,
             timings_s=timings_s,

@@ -15,7 +15,7 @@ Not here: when a round takes place and what it costs (`adapter_rounds`), what a 
 import logging
 import os
 from collections.abc import Callable, Iterable, Sequence
-from typing import NamedTuple, NoReturn, assert_never
+from typing import Any, NamedTuple, NoReturn, assert_never
 
 import numpy as np
 from numpy.typing import NDArray
@@ -231,7 +231,7 @@ def implausible(vectors: dict[int, NDArray[np.float64]], before: NDArray[np.floa
 
 def _strategy_of(words: StrategyWords) -> Strategy:
     """Return Flower's strategy; every vehicle that takes part is asked, and none waited for."""
-    everyone = {"min_train_nodes": 1, "min_available_nodes": 1}
+    everyone: dict[str, Any] = {"min_train_nodes": 1, "min_available_nodes": 1}
     match words.kind:
         case "fedavg":
             return FedAvg(**everyone)

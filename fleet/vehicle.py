@@ -12,12 +12,14 @@ segment (`actors`, `backend`).
 """
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Protocol, runtime_checkable
 
 from roadbits.codecs.catalogue import codec_named
+from roadbits.fleet.adaptation_words import SHARINGS, Sharing
 from roadbits.fleet.cameras.frame import DataError, Frame, FrameSource
+from roadbits.fleet.fittings import Fitting, Version
 from roadbits.fleet.links import link_for
 from roadbits.fleet.policies import Situation
 from roadbits.fleet.rate_control import ControlState, Encoding, encoder_for
@@ -40,6 +42,16 @@ class Arm:
 
     codec: str
     point: str
+
+    @property
+    def sharing(self) -> Sharing | None:
+        """How its vehicles come by adapters, which its codec's name tells behind a `+`; None if they have none."""
+        return next((sharing for sharing in SHARINGS if self.codec.endswith(f"+{sharing}")), None)
+
+    @property
+    def source(self) -> str:
+        """The codec's name, adapters aside."""
+        return self.codec.removesuffix(f"+{self.sharing}")
 
     @property
     def key(self) -> str:
@@ -120,17 +132,25 @@ class Segment:
         vehicle: its number.
         first: position of the segment's first frame.
         states: per arm, as the segment before left it.
+        fittings: what the vehicle has on board, by way of sharing.
     """
 
     scenario: Scenario
     vehicle: int
     first: int
     states: tuple[ArmState, ...]
+    fittings: Mapping[str, Fitting] = field(default_factory=dict)
 
 
 def rules_of(scenario: Scenario) -> dict[Arm, Rule]:
     """Return every (codec, operating point or policy) of a scenario, in its order, and how it chooses points."""
-    return {Arm(choice.name, str(rule)): rule for choice in scenario.codecs for rule in choice.rules}
+    words = scenario.adaptation
+    return {
+        Arm(f"{choice.name}{sharing}", str(rule)): rule
+        for choice in scenario.codecs
+        for sharing in ("", *(f"+{each}" for each in (words.sharing if words and words.codec == choice.name else ())))
+        for rule in choice.rules
+    }
 
 
 def arms_of(scenario: Scenario) -> tuple[Arm, ...]:
@@ -149,7 +169,7 @@ def drive(segment: Segment) -> tuple[list[Upload], tuple[ArmState, ...]]:
     source = train_source(scenario.cameras, scenario.seed, segment.vehicle, scenario.fleet.num_vehicles)
     close_us = _us(source.last_time_s) + _us(scenario.fleet.drain_s)
     lanes = [
-        _Lane(scenario, arm, position, segment.vehicle, state, close_us)
+        _Lane(scenario, arm, position, segment, state, close_us)
         for position, (arm, state) in enumerate(zip(arms_of(scenario), segment.states, strict=True))
     ]
     frames = frames_from(source, segment.first)
@@ -179,8 +199,9 @@ class _Lane:
     """One vehicle in one arm."""
 
     def __init__(
-        self, scenario: Scenario, arm: Arm, position: int, vehicle: int, state: ArmState, close_us: int
+        self, scenario: Scenario, arm: Arm, position: int, segment: Segment, state: ArmState, close_us: int
     ) -> None:
+        vehicle = segment.vehicle
         self._fleet = scenario.fleet
         self._seed = scenario.seed
         self._interval_us = _us(scenario.cameras.interval_s)
@@ -188,10 +209,11 @@ class _Lane:
         group = scenario.fleet.group_of(vehicle)
         self._duty = group.device.duty
         self._encoder = encoder_for(
-            rules_of(scenario)[arm], codec_named(arm.codec), group, scenario.fleet.deadline_s, state.control
+            rules_of(scenario)[arm], codec_named(arm.source), group, scenario.fleet.deadline_s, state.control
         )
+        self._fitting = segment.fittings[arm.sharing] if arm.sharing else Fitting()
         self._close_us = close_us
-        self._link = link_for(scenario.fleet, scenario.seed, vehicle)
+        self._link = link_for(scenario.fleet, scenario.seed, vehicle, self._fitting.taken_us)
         self._link.finished_bits = state.finished_bits
         self._encoder_free_us = state.encoder_free_us
         self._in_flight = list(state.in_flight)
@@ -242,6 +264,9 @@ class _Lane:
             bits_per_s=self._throughput.bits_per_s(begin_us, self._in_flight),
         )
         try:
+            if self._arm.sharing:
+                update = self._fitting.update_for(frame.domain, begin_us)
+                self._encoder.codec = Version(self._arm.source, update).codec()
             return self._encoder.encode(frame.image, situation)
         except ValueError as error:
             raise DataError(

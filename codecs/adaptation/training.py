@@ -113,7 +113,7 @@ class AdaptationTraining:
             loss = weight * (bpp + description.lambdas[position] * mse) + self._pull()
         self._optimiser.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
-        nn.utils.clip_grad_norm_(self.enhancement.matrices(), recipe.clip)
+        nn.utils.clip_grad_norm_([*self.enhancement.matrices()], recipe.clip)
         self._optimiser.step()
         return float(loss.detach())
 

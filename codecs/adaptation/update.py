@@ -133,7 +133,8 @@ def _scales(rows: NDArray[np.float64]) -> NDArray[np.float64]:
     with np.errstate(over="ignore"):
         stored = exact.astype(np.float16)
         stored = np.where(stored < exact, np.nextafter(stored, np.float16(np.inf)), stored)
-    return stored.astype(np.float64)
+    steps: NDArray[np.float64] = stored.astype(np.float64)
+    return steps
 
 
 def _halves(values: NDArray[np.float64]) -> bytes:

@@ -8,6 +8,7 @@ Not here: the sections (`segmentation`, `rates`, `compute`, `delivery`, `gallery
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import fields
 from functools import cache
 from importlib import resources
 from importlib.metadata import version
@@ -27,7 +28,7 @@ from roadbits.fleet.report.rates import rates_section
 from roadbits.fleet.report.restoration import restoration_section
 from roadbits.fleet.report.segmentation import decomposition_section, miou_section, per_class_section
 from roadbits.fleet.report.wording import number
-from roadbits.fleet.results import Results, read_results
+from roadbits.fleet.results import AdaptationRow, Results, read_results
 from roadbits.fleet.stages import write_whole
 
 
@@ -113,8 +114,8 @@ def _introduction(run: MeasuredRun, is_named: bool) -> Html:
 
 def _adaptation(run: MeasuredRun) -> Html:
     """Return whatever a run says of adaptation, a column per field."""
-    names = list(dict.fromkeys(name for row in run.results.adaptation for name in row))
-    rows = [[str(row.get(name, "")) for name in names] for row in run.results.adaptation]
+    names = [field.name for field in fields(AdaptationRow)]
+    rows = [[str(getattr(row, name)) for name in names] for row in run.results.adaptation]
     columns = [Column(name.replace("_", " "), is_text=name in ("method", "domain")) for name in names]
     return section("adaptation", f"Adaptation, {run.name}", table(columns, rows))
 

@@ -1,0 +1,338 @@
+"""When adapters are learned and who has which from when on, in virtual time, and what that takes of the links.
+
+Adapters go before frames: while one is under way, in either direction, its vehicle's link carries nothing else. What a
+link carries of them is known before any frame is sent, so the frames' link is the same link with those times taken out.
+
+Federated: a vehicle that has noticed a new domain and has its frames reports to the server; once there are a quorum,
+rounds begin. The round's adapter goes down to every vehicle that has reported, each trains while it does not encode,
+and its update goes up; whoever is later than the round waits is left out of it. A vehicle that reports after the last
+round gets the adapter as it is. Local: each vehicle trains alone, and tells the server its adapter before it uses it.
+Central: vehicles send their frames without loss, the server trains.
+
+Not here: noticing and training (`adapting`), which of it is computed anew (`codec_adaptation`).
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import assert_never
+
+from roadbits.codecs.adaptation.danice import AdapterError
+from roadbits.codecs.adaptation.enhancement import Residuals
+from roadbits.codecs.adaptation.update import Vector, packed, set_vector, unadapted, unpacked, vector_of
+from roadbits.fleet.adaptation_words import Adaptation, Sharing
+from roadbits.fleet.adapting import Lesson, Lessons, Notice, source_codec
+from roadbits.fleet.devices import ladder_of
+from roadbits.fleet.fittings import Equipped
+from roadbits.fleet.links import link_for
+from roadbits.fleet.scenario import Scenario
+from roadbits.fleet.seeds import Purpose, generator_for
+from roadbits.fleet.sharing import Round, Update, share
+from roadbits.fleet.sources import frame_size
+from roadbits.fleet.uplink import US_PER_S
+
+REPORT_BYTES = 32
+"""A vehicle's report, and a server's request to train: who, which domain, which codec."""
+_TRAINING_PASSES = 3
+"""A step backward takes twice the multiply-accumulates of the step forward."""
+
+
+class NotAdaptableError(Exception):
+    """A device that cannot train; the message has the numbers."""
+
+
+@dataclass(frozen=True)
+class RoundNote:
+    """What became of a round: see `sharing.Round`; times in virtual seconds."""
+
+    number: int
+    begin_s: float
+    end_s: float
+    accepted: list[int]
+    refused: dict[str, str]
+    has_quorum: bool
+
+
+@dataclass
+class Exchange:
+    """Everything that happened around one domain's adapters.
+
+    Attributes:
+        domain: which.
+        equipped: who has which from when on.
+        lessons: what was learned from.
+        rounds: of federated training.
+        traffic_bytes: up and down, of all vehicles.
+        train_macs: multiply-accumulates of training on board, of all vehicles.
+    """
+
+    domain: str
+    equipped: list[Equipped] = field(default_factory=list)
+    lessons: list[Lesson] = field(default_factory=list)
+    rounds: list[RoundNote] = field(default_factory=list)
+    traffic_bytes: int = 0
+    train_macs: int = 0
+
+
+class AdapterLinks:
+    """The vehicles' links as adapters use them, before all frames."""
+
+    def __init__(self, scenario: Scenario) -> None:
+        """Open the links of a scenario's fleet."""
+        fleet = scenario.fleet
+        self._links = [link_for(fleet, scenario.seed, vehicle) for vehicle in range(fleet.num_vehicles)]
+        self._taken: list[list[tuple[int, int]]] = [[] for _ in self._links]
+
+    def carry(self, vehicle: int, at_us: int, num_bytes: int) -> int:
+        """Send something to or from a vehicle at some time, and return when it is there, in microseconds."""
+        taken = self._taken[vehicle]
+        begin_us = max([at_us, *(end_us for _, end_us in taken[-1:])])
+        arrival_us = self._links[vehicle].offer(at_us, num_bytes)
+        taken.append((begin_us, arrival_us))
+        return arrival_us
+
+    def taken(self, vehicle: int) -> tuple[tuple[int, int], ...]:
+        """Return when a vehicle's link carried adapters, in microseconds."""
+        return tuple(self._taken[vehicle])
+
+
+def training_macs(words: Adaptation, steps: int) -> int:
+    """Return the multiply-accumulates of some steps of training, forward and backward."""
+    codec = source_codec(words)
+    cost = codec.complexity(words.watched_at, words.crop, words.crop)
+    return _TRAINING_PASSES * steps * words.batch_size * (cost.encode_macs + cost.decode_macs)
+
+
+def training_seconds(scenario: Scenario, vehicle: int, steps: int) -> float:
+    """Return how long a vehicle trains for some steps, beside encoding its frames.
+
+    Raises:
+        NotAdaptableError: if encoding leaves it no time, or its device does not say how fast it is.
+        DataError: if the size of its frames has to be read and cannot be.
+    """
+    words, fleet, cameras = scenario.adaptation, scenario.fleet, scenario.cameras
+    assert words is not None
+    group = fleet.group_of(vehicle)
+    device = group.device
+    if device.gmac_per_s is None:
+        raise NotAdaptableError(f"group {group.name}: its device trains adapters: give its gmac_per_s")
+    height, width = frame_size(cameras, scenario.seed, vehicle, fleet.num_vehicles)
+    point = words.watched_at
+    encode_s = float(ladder_of(device, source_codec(words), height, width, (point,)).seconds[0])
+    idle = device.duty - encode_s / cameras.interval_s
+    if idle <= 0:
+        raise NotAdaptableError(
+            f"group {group.name}: encoding takes {encode_s:.3g} s of every {cameras.interval_s:.3g} s, its device may "
+            f"compute for {device.duty:.0%} of the time: none is left to train an adapter in"
+        )
+    return training_macs(words, steps) / 1e9 / device.gmac_per_s / (idle * words.idle_share)
+
+
+TrainAll = Callable[[str, Sequence[Lessons]], list[bytes | str]]
+"""Given a name and jobs, returns the update of each, or why there is none."""
+
+
+@dataclass(frozen=True)
+class Exchanges:
+    """The ways to come by an adapter, in one arm's fleet and with one seed.
+
+    Attributes:
+        scenario: the run's words.
+        seed: of training.
+        links: of the vehicles.
+        train: computes trainings.
+    """
+
+    scenario: Scenario
+    seed: int
+    links: AdapterLinks
+    train: TrainAll
+
+    @property
+    def words(self) -> Adaptation:
+        """The words of adaptation."""
+        assert self.scenario.adaptation is not None
+        return self.scenario.adaptation
+
+    def by(self, sharing: Sharing, domain: str, notices: Sequence[Notice]) -> Exchange:
+        """Return what happens around a domain's adapters where they are shared in some way."""
+        match sharing:
+            case "federated":
+                return _Federated(self, domain, notices).exchange()
+            case "local":
+                return self._local(domain, notices)
+            case "central":
+                return self._central(domain, notices)
+            case unknown:
+                assert_never(unknown)
+
+    def job(self, lessons: Sequence[Lesson], start: bytes, first_step: int, steps: int, seed: int) -> Lessons:
+        """Return a training of an adapter."""
+        return Lessons(self.scenario, tuple(lessons), start, first_step, steps, seed, self.words.methods[0] == "cawf")
+
+    @property
+    def _all_steps(self) -> int:
+        return self.words.rounds * self.words.steps
+
+    def _local(self, domain: str, notices: Sequence[Notice]) -> Exchange:
+        found = Exchange(domain, lessons=[notice.lesson for notice in notices])
+        jobs = [
+            self.job([notice.lesson], b"", 0, self._all_steps, seed_of(self.seed, notice.vehicle)) for notice in notices
+        ]
+        for notice, update in zip(notices, self.train(f"local, {domain}", jobs), strict=True):
+            if isinstance(update, str):
+                continue
+            trained_us = notice.ready_us + _us(training_seconds(self.scenario, notice.vehicle, self._all_steps))
+            told_us = self.links.carry(notice.vehicle, trained_us, len(update))
+            found.equipped.append(Equipped(notice.vehicle, domain, told_us, update))
+            found.traffic_bytes += len(update)
+            found.train_macs += training_macs(self.words, self._all_steps)
+        return found
+
+    def _central(self, domain: str, notices: Sequence[Notice]) -> Exchange:
+        """Let the server train on the frames of those who sent theirs within a round's time of the quorum."""
+        found = Exchange(domain)
+        arrivals = {}
+        for notice in notices:
+            arrivals[notice.vehicle] = self.links.carry(notice.vehicle, notice.ready_us, notice.lossless_bytes)
+            found.traffic_bytes += notice.lossless_bytes
+        opened_us = _nth(arrivals.values(), self.words.quorum)
+        if opened_us is None:
+            return found
+        closes_us = opened_us + _us(self.words.round_s)
+        pooled = [notice for notice in notices if arrivals[notice.vehicle] <= closes_us]
+        found.lessons = [notice.lesson for notice in pooled]
+        (update,) = self.train(f"central, {domain}", [self.job(found.lessons, b"", 0, self._all_steps, self.seed)])
+        if isinstance(update, str):
+            return found
+        assert self.words.server_gmac_per_s is not None
+        seconds = training_macs(self.words, self._all_steps) / 1e9 / self.words.server_gmac_per_s
+        trained_us = max(arrivals[notice.vehicle] for notice in pooled) + _us(seconds)
+        self.hand_out(found, update, {notice.vehicle: max(trained_us, arrivals[notice.vehicle]) for notice in notices})
+        return found
+
+    def hand_out(self, found: Exchange, update: bytes, asked_us: Mapping[int, int]) -> None:
+        """Send an adapter down to vehicles, at the times when it was there and they had asked for it."""
+        for vehicle, at_us in asked_us.items():
+            here_us = self.links.carry(vehicle, at_us, len(update))
+            found.equipped.append(Equipped(vehicle, found.domain, here_us, update))
+            found.traffic_bytes += len(update)
+
+
+class _Federated:
+    """The rounds of one domain."""
+
+    def __init__(self, exchanges: Exchanges, domain: str, notices: Sequence[Notice]) -> None:
+        self._exchanges, self._words = exchanges, exchanges.words
+        self._notices = {notice.vehicle: notice for notice in notices}
+        self._source = source_codec(self._words).model
+        self._found = Exchange(domain)
+        self._reported_us: dict[int, int] = {}
+        self._now_us = 0
+        self._times: dict[int, tuple[int, int]] = {}
+
+    def exchange(self) -> Exchange:
+        """Hold the rounds and hand out what came of them."""
+        for vehicle, notice in self._notices.items():
+            self._reported_us[vehicle] = self._carry(vehicle, notice.ready_us, REPORT_BYTES)
+        opened_us = _nth(self._reported_us.values(), self._words.quorum)
+        if opened_us is None:
+            return self._found
+        self._now_us = opened_us
+        start = self._unadapted()
+        vector, rounds = share(
+            self._words.strategy,
+            vector_of(start),
+            self._words.rounds,
+            self._words.quorum,
+            self._taking_part,
+            self._train_round,
+        )
+        self._found.rounds = [self._noted(each) for each in rounds]
+        taught = {vehicle for each in rounds if each.has_quorum for vehicle in each.accepted}
+        self._found.lessons = [self._notices[vehicle].lesson for vehicle in sorted(taught)]
+        if taught:
+            asked_us = {vehicle: max(self._now_us, at_us) for vehicle, at_us in self._reported_us.items()}
+            self._exchanges.hand_out(self._found, self._packed(vector), asked_us)
+        return self._found
+
+    def _unadapted(self) -> Residuals:
+        return unadapted(self._source, self._words.methods[0] == "cawf")
+
+    def _packed(self, vector: Vector) -> bytes:
+        enhancement = self._unadapted()
+        set_vector(enhancement, vector)
+        return packed(enhancement)
+
+    def _carry(self, vehicle: int, at_us: int, num_bytes: int) -> int:
+        self._found.traffic_bytes += num_bytes
+        return self._exchanges.links.carry(vehicle, at_us, num_bytes)
+
+    def _taking_part(self, number: int) -> list[int]:
+        """Return who is asked in a round: of those that have reported by now, all or as many as may be."""
+        there = sorted(vehicle for vehicle, at_us in self._reported_us.items() if at_us <= self._now_us)
+        most = self._words.vehicles_per_round
+        if most is None or most >= len(there):
+            return there
+        scenario = self._exchanges.scenario
+        luck = generator_for(scenario.seed, Purpose.SHARING, self._exchanges.seed, number)
+        return sorted(int(vehicle) for vehicle in luck.choice(there, most, replace=False))
+
+    def _train_round(self, number: int, vector: Vector, vehicles: Sequence[int]) -> list[Update]:
+        """Let vehicles train from a round's adapter, and return what arrives in time."""
+        words, begin_us = self._words, self._now_us
+        closes_us = begin_us + _us(words.round_s)
+        start = self._packed(vector) if number > 1 else b""
+        first_step = (number - 1) * words.steps
+        jobs = [
+            self._exchanges.job(
+                [self._notices[vehicle].lesson], start, first_step, words.steps, seed_of(self._exchanges.seed, vehicle)
+            )
+            for vehicle in vehicles
+        ]
+        trained = self._exchanges.train(f"round {number}, {self._found.domain}", jobs)
+        updates, ends = [], [begin_us]
+        for vehicle, outcome in zip(vehicles, trained, strict=True):
+            asked_us = self._carry(vehicle, begin_us, len(start) or REPORT_BYTES)
+            seconds = training_seconds(self._exchanges.scenario, vehicle, words.steps)
+            self._found.train_macs += training_macs(words, words.steps)
+            size = REPORT_BYTES if isinstance(outcome, str) else len(outcome)
+            arrival_us = self._carry(vehicle, asked_us + _us(seconds), size)
+            ends.append(min(arrival_us, closes_us))
+            updates.append(self._received(vehicle, outcome, (arrival_us - begin_us) / US_PER_S))
+        self._now_us = max(ends)
+        self._times[number] = begin_us, self._now_us
+        return updates
+
+    def _received(self, vehicle: int, outcome: bytes | str, after_s: float) -> Update:
+        """Return an update as the server takes it."""
+        frames = len(self._notices[vehicle].frames)
+        if isinstance(outcome, str):
+            return Update(vehicle, None, frames, outcome)
+        if after_s > self._words.round_s:
+            return Update(vehicle, None, frames, f"its update came after {after_s:.0f} s: too late for the round")
+        try:
+            return Update(vehicle, vector_of(unpacked(self._source, outcome)), frames)
+        except AdapterError as error:
+            return Update(vehicle, None, frames, str(error))
+
+    def _noted(self, one: Round) -> RoundNote:
+        begin_us, end_us = self._times.get(one.number, (self._now_us, self._now_us))
+        refused = {str(vehicle): reason for vehicle, reason in sorted(one.refused.items())}
+        return RoundNote(
+            one.number, begin_us / US_PER_S, end_us / US_PER_S, list(one.accepted), refused, one.has_quorum
+        )
+
+
+def seed_of(seed: int, vehicle: int) -> int:
+    """Return the seed of a vehicle's own training."""
+    return int(generator_for(seed, Purpose.SHARING, vehicle).integers(2**31))
+
+
+def _nth(times_us: Iterable[int], count: int) -> int | None:
+    """Return when the last of so many was there; None if there never are."""
+    ordered = sorted(times_us)
+    return ordered[count - 1] if len(ordered) >= count else None
+
+
+def _us(seconds: float) -> int:
+    return round(seconds * US_PER_S)

@@ -1,0 +1,380 @@
+"""Adaptation as jobs: a vehicle watches its drive, or trains an adapter; the server trains and measures codecs.
+
+Frames are captured anew where a job runs, adapters travel as the bytes that the uplink would carry.
+
+Not here: which jobs there are (`codec_adaptation`), when they take place (`adapter_exchange`).
+"""
+
+import io
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image as Pillow
+
+from roadbits.codecs.adaptation.enhancement import Enhancement, Tuned, transforms_of
+from roadbits.codecs.adaptation.training import AdaptationRecipe, AdaptationTraining
+from roadbits.codecs.adaptation.update import packed, unadapted, unpacked, vector_of
+from roadbits.codecs.bitstream import BitstreamError, unpack
+from roadbits.codecs.catalogue import codec_named
+from roadbits.codecs.codec import Image, OperatingPoint
+from roadbits.codecs.metrics import bpp, psnr
+from roadbits.codecs.neural.model_file import FrozenModel, TransformName
+from roadbits.codecs.neural.still import NeuralStill
+from roadbits.fleet.adaptation_words import Adaptation, Method
+from roadbits.fleet.backend import Shared
+from roadbits.fleet.cameras.frame import DataError, FrameSource
+from roadbits.fleet.drift import Watch
+from roadbits.fleet.fittings import Version, file_of, model_from
+from roadbits.fleet.scenario import Scenario
+from roadbits.fleet.sources import train_source
+from roadbits.fleet.uplink import US_PER_S
+from roadbits.fleet.vehicle import frames_from
+
+_MOVES: dict[Method, tuple[TransformName, ...]] = {
+    "finetune": ("g_a", "g_s", "h_a", "h_s"),
+    "replay": ("g_a", "g_s", "h_a", "h_s"),
+    "encoder": ("g_a",),
+    "decoder": ("g_s",),
+}
+"""Which transforms a method moves; the density moves where both sides do."""
+
+
+class Lesson(NamedTuple):
+    """Frames of one vehicle's drive that an adaptation learns."""
+
+    vehicle: int
+    frames: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Notice:
+    """A vehicle holds that its codec does not fit a domain.
+
+    Attributes:
+        vehicle: its number.
+        domain: where it is.
+        noticed_us: when it noticed.
+        ready_us: when it had enough frames.
+        frames: kept for training, positions in its drive.
+        lossless_bytes: what those take to be learned from elsewhere; 0 if they never travel.
+    """
+
+    vehicle: int
+    domain: str
+    noticed_us: int
+    ready_us: int
+    frames: tuple[int, ...]
+    lossless_bytes: int = 0
+
+    @property
+    def lesson(self) -> Lesson:
+        """What it can learn from."""
+        return Lesson(self.vehicle, self.frames)
+
+
+@dataclass(frozen=True)
+class Watched:
+    """What a vehicle noticed on its drive.
+
+    Attributes:
+        home: domain in which the drive began, for which the source codec is taken to be made.
+        usual: frames that told what is usual, positions in the drive.
+        notices: of new domains, in order.
+        domains: entered, the first aside, whether noticed or not.
+        false_alarms: in domains that were known.
+    """
+
+    home: str
+    usual: tuple[int, ...]
+    notices: tuple[Notice, ...]
+    domains: tuple[str, ...]
+    false_alarms: int
+
+
+@dataclass(frozen=True)
+class Drive:
+    """One vehicle's drive, to be watched."""
+
+    scenario: Scenario
+    vehicle: int
+
+
+def source_codec(words: Adaptation) -> NeuralStill:
+    """Return the codec that adapts.
+
+    Raises:
+        ValueError: if it is none that can.
+    """
+    codec = codec_named(words.codec)
+    if not isinstance(codec, NeuralStill):
+        raise ValueError(f"adaptation.codec is {words.codec}: choose a neural codec of one width, such as cae")
+    return codec
+
+
+def watch(drive: Drive) -> Watched:
+    """Drive once through with the source codec and tell where it does not fit.
+
+    Raises:
+        DataError: if a frame cannot be read.
+    """
+    torch.set_num_threads(1)
+    words = drive.scenario.adaptation
+    assert words is not None
+    codec, point = source_codec(words), words.watched_at
+    diary = _Diary(drive.vehicle, words)
+    for frame in frames_from(_source(drive.scenario, drive.vehicle), 0):
+        payload = codec.encode(frame.image, point)
+        rate, quality = bpp(len(payload), *frame.image.shape[:2]), psnr(codec.decode(payload), frame.image)
+        diary.enter(frame.index, round(frame.time_s * US_PER_S), frame.domain, rate, quality)
+    watched = diary.closed()
+    if "central" not in words.sharing:
+        return watched
+    sized = (replace(each, lossless_bytes=_lossless_bytes(drive.scenario, each.lesson)) for each in watched.notices)
+    return replace(watched, notices=tuple(sized))
+
+
+class _Diary:
+    """What a vehicle notices, frame by frame."""
+
+    def __init__(self, vehicle: int, words: Adaptation) -> None:
+        self._vehicle, self._words, self._test = vehicle, words, Watch(words.drift)
+        self._domains: list[str] = []
+        self._known: set[str] = set()
+        self._here: list[int] = []
+        self._usual: list[int] = []
+        self._notices: list[Notice] = []
+        self._gathering: Notice | None = None
+        self._false_alarms = 0
+
+    def enter(self, frame: int, now_us: int, domain: str, rate: float, quality: float) -> None:
+        """Take a frame: its position, time, domain, rate in bpp and PSNR in dB."""
+        if not self._domains:
+            self._known.add(domain)
+        if domain not in self._domains:
+            self._domains.append(domain)
+            self._here = []
+        if len(self._usual) < self._words.drift.baseline_frames and domain == self._domains[0]:
+            self._usual.append(frame)
+        self._here = [*self._here, frame][-self._words.frames :]
+        if self._gathering and self._gathering.domain == domain:
+            self._gather((*self._gathering.frames, frame), now_us, self._gathering)
+        since = self._test.see(frame, rate, quality)
+        if since is None:
+            return
+        self._test.begin_anew()
+        if domain in self._known:
+            self._false_alarms += 1
+            return
+        self._known.add(domain)
+        recent = tuple(k for k in self._here if k >= since) or (frame,)
+        self._gather(recent, now_us, Notice(self._vehicle, domain, now_us, now_us, ()))
+
+    def _gather(self, frames: tuple[int, ...], now_us: int, notice: Notice) -> None:
+        self._gathering = replace(notice, frames=frames, ready_us=now_us)
+        if len(frames) >= self._words.frames:
+            self._notices.append(self._gathering)
+            self._gathering = None
+
+    def closed(self) -> Watched:
+        """Return the diary; what was still being gathered when the drive ended is used as it is."""
+        last = (self._gathering,) if self._gathering else ()
+        home, *entered = self._domains
+        return Watched(home, tuple(self._usual), (*self._notices, *last), tuple(entered), self._false_alarms)
+
+
+@dataclass(frozen=True)
+class Lessons:
+    """Some steps of training an adapter.
+
+    Attributes:
+        scenario: the run's words.
+        lessons: frames to learn.
+        start: an adapter's update to begin from; empty for the source itself.
+        first_step: of the whole adaptation.
+        steps: to take now.
+        seed: of crops and noise.
+        with_residuals: or of the density alone.
+    """
+
+    scenario: Scenario
+    lessons: tuple[Lesson, ...]
+    start: bytes
+    first_step: int
+    steps: int
+    seed: int
+    with_residuals: bool = True
+
+
+def train_adapter(job: Lessons) -> bytes:
+    """Train an adapter for some steps and return its update, as it travels.
+
+    Raises:
+        AdapterError: if what came of it cannot travel: it is not finite.
+        DataError: if a frame cannot be read, or is smaller than a crop.
+    """
+    words = job.scenario.adaptation
+    assert words is not None
+    torch.set_num_threads(words.threads)
+    source = source_codec(words).model
+    enhancement = unpacked(source, job.start) if job.start else unadapted(source, job.with_residuals)
+    recipe = _recipe(words, job.seed, words.learning_rate)
+    _run(enhancement, recipe, _images(job.scenario, job.lessons), (), job.first_step, job.first_step + job.steps)
+    return packed(enhancement)
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """Fine-tuning a codec in one place.
+
+    Attributes:
+        scenario: the run's words.
+        method: what moves.
+        lessons: frames to learn.
+        replayed: frames of the source's domain, for the method that replays them.
+        start: a model's file to begin from; empty for the source itself.
+        seed: of crops and noise.
+    """
+
+    scenario: Scenario
+    method: Method
+    lessons: tuple[Lesson, ...]
+    replayed: tuple[Lesson, ...]
+    start: bytes
+    seed: int
+
+
+def tune_codec(job: Tuning) -> bytes:
+    """Fine-tune a codec and return the file of the model that comes of it.
+
+    Raises:
+        DataError: if a frame cannot be read, or is smaller than a crop.
+    """
+    words = job.scenario.adaptation
+    assert words is not None
+    torch.set_num_threads(words.threads)
+    source = model_from(job.start) if job.start else source_codec(words).model
+    moving = [name for name in _MOVES[job.method] if source.hyper or name in ("g_a", "g_s")]
+    tuned = Tuned(source, moving, moves_density=len(moving) > 1)
+    replayed = _images(job.scenario, job.replayed) if job.method == "replay" else []
+    recipe = _recipe(words, job.seed, words.tuning_rate)
+    _run(tuned, recipe, _images(job.scenario, job.lessons), replayed, 0, recipe.steps)
+    return file_of(tuned.freeze())
+
+
+def moved_weights(source: FrozenModel, method: Method) -> int:
+    """Return how many numbers a method adds or changes."""
+    if method in ("cawf", "density"):
+        return len(vector_of(unadapted(source, method == "cawf")))
+    moving = [transform for name, transform in transforms_of(source).items() if name in _MOVES[method]]
+    density = len(vector_of(unadapted(source, with_residuals=False))) if len(_MOVES[method]) > 1 else 0
+    return sum(transform.num_parameters() for transform in moving) + density
+
+
+def _recipe(words: Adaptation, seed: int, learning_rate: float) -> AdaptationRecipe:
+    return AdaptationRecipe(
+        steps=words.rounds * words.steps,
+        batch_size=words.batch_size,
+        crop=words.crop,
+        learning_rate=learning_rate,
+        density_rate=words.density_rate,
+        proximal=words.strategy.proximal if words.strategy.kind == "fedprox" else 0.0,
+        seed=seed,
+    )
+
+
+def _run(
+    enhancement: Enhancement,
+    recipe: AdaptationRecipe,
+    images: Sequence[Image],
+    replayed: Sequence[Image],
+    first: int,
+    last: int,
+) -> None:
+    try:
+        for _ in AdaptationTraining(enhancement, images, recipe, replayed, first).run(last):
+            pass
+    except ValueError as error:
+        raise DataError(f"adaptation: {error}") from error
+
+
+@dataclass(frozen=True)
+class Measuring:
+    """A codec to measure on frames uint8 (H, W, 3) at a point."""
+
+    version: Version
+    frames: Shared[list[Image]]
+    point: OperatingPoint
+
+
+def measure_version(job: Measuring) -> tuple[float, float]:
+    """Return mean bpp and mean PSNR in dB, of real payloads."""
+    torch.set_num_threads(1)
+    codec, rates, qualities = job.version.codec(), [], []
+    for image in job.frames.get():
+        payload = codec.encode(image, job.point)
+        rates.append(bpp(len(payload), *image.shape[:2]))
+        qualities.append(psnr(codec.decode(payload), image))
+    return float(np.mean(rates)), float(np.mean(qualities))
+
+
+@dataclass(frozen=True)
+class OldPayloads:
+    """Frames whose payloads the source codec made before versions replaced it or stood beside it."""
+
+    versions: tuple[Version, ...]
+    frames: Shared[list[Image]]
+    point: OperatingPoint
+
+
+def share_still_exact(job: OldPayloads) -> list[float]:
+    """Return for each version the share of the source's payloads that still decode bit for bit.
+
+    An adapter stands beside its source; a model that replaces it is all there is.
+    """
+    torch.set_num_threads(1)
+    source = Version(job.versions[0].source)
+    payloads = [source.codec().encode(image, job.point) for image in job.frames.get()]
+    images = [source.codec().decode(payload) for payload in payloads]
+    return [
+        float(np.mean([_decodes_to(version, payload, image) for payload, image in zip(payloads, images, strict=True)]))
+        for version in job.versions
+    ]
+
+
+def _decodes_to(version: Version, payload: bytes, image: Image) -> bool:
+    known = [version.codec()] if version.model else [version.codec(), Version(version.source).codec()]
+    try:
+        codec = next((each for each in known if each.accepts(unpack(payload))), known[0])
+        return bool(np.array_equal(codec.decode(payload), image))
+    except BitstreamError:
+        return False
+
+
+def _lossless_bytes(scenario: Scenario, lesson: Lesson) -> int:
+    """Return what the frames of a lesson take as lossless WebP."""
+    total = 0
+    for image in _images(scenario, (lesson,)):
+        file = io.BytesIO()
+        Pillow.fromarray(image).save(file, "webp", lossless=True, quality=100)
+        total += len(file.getvalue())
+    return total
+
+
+def _source(scenario: Scenario, vehicle: int) -> FrameSource:
+    return train_source(scenario.cameras, scenario.seed, vehicle, scenario.fleet.num_vehicles)
+
+
+def _images(scenario: Scenario, lessons: Sequence[Lesson]) -> list[Image]:
+    """Return the frames of lessons, in order."""
+    images = []
+    for lesson in lessons:
+        source, wanted = _source(scenario, lesson.vehicle), set(lesson.frames)
+        frames = frames_from(source, min(wanted))
+        images += [
+            frame.image for frame in itertools.islice(frames, max(wanted) - min(wanted) + 1) if frame.index in wanted
+        ]
+    return images

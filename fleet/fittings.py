@@ -1,0 +1,117 @@
+"""What a vehicle has on board beside its source codec: adapters for domains, each from some time on.
+
+An adapter is handed round as the update that travels; whoever codes with it builds it from that.
+
+Not here: how adapters come about (`codec_adaptation`), coding (`vehicle`, `decoding`).
+"""
+
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+from roadbits.codecs.adaptation.danice import adapted_codec
+from roadbits.codecs.adaptation.update import unpacked
+from roadbits.codecs.catalogue import codec_named
+from roadbits.codecs.neural.model_file import FrozenModel
+from roadbits.codecs.neural.still import NeuralStill
+
+
+@dataclass(frozen=True)
+class Version:
+    """A codec as it came out of an adaptation.
+
+    Attributes:
+        source: name of the source codec.
+        update: of an adapter on it; empty without.
+        model: file of a model that replaces it; empty without.
+    """
+
+    source: str
+    update: bytes = b""
+    model: bytes = b""
+
+    @property
+    def num_bytes(self) -> int:
+        """What of it travels to those who have the source."""
+        return len(self.update) + len(self.model)
+
+    def codec(self) -> NeuralStill:
+        """Return the codec, from memory if it was asked for lately."""
+        return _codec_of(self)
+
+
+@lru_cache(maxsize=64)
+def _codec_of(version: Version) -> NeuralStill:
+    codec = codec_named(version.source)
+    assert isinstance(codec, NeuralStill)
+    if version.model:
+        return NeuralStill(version.source, model_from(version.model))
+    if version.update:
+        return adapted_codec(codec, unpacked(codec.model, version.update).freeze())
+    return codec
+
+
+@dataclass(frozen=True)
+class Equipped:
+    """A vehicle has an adapter for a domain on board from some time on.
+
+    Attributes:
+        vehicle: its number.
+        domain: for whose frames.
+        from_us: since when, in virtual microseconds.
+        update: from which it builds the adapter.
+    """
+
+    vehicle: int
+    domain: str
+    from_us: int
+    update: bytes
+
+
+@dataclass(frozen=True)
+class Fitting:
+    """What one vehicle has on board, and when its link carried that.
+
+    Attributes:
+        equipped: adapters.
+        taken_us: beginning and end of times in which the link carried adapters and nothing else.
+    """
+
+    equipped: tuple[Equipped, ...] = ()
+    taken_us: tuple[tuple[int, int], ...] = ()
+
+    def update_for(self, domain: str, at_us: int) -> bytes:
+        """Return the update of the adapter for a frame; empty if it is the source codec's."""
+        found = [each for each in self.equipped if each.domain == domain and each.from_us <= at_us]
+        return max(found, key=lambda each: each.from_us).update if found else b""
+
+
+Fittings = Mapping[str, Mapping[int, Fitting]]
+"""By way of sharing and vehicle."""
+
+
+def adapter_versions(source: str, fittings: Fittings) -> dict[bytes, Version]:
+    """Return every adapter on board of any vehicle, on a source codec, by the hash that its payloads carry."""
+    updates = {
+        each.update for vehicles in fittings.values() for fitting in vehicles.values() for each in fitting.equipped
+    }
+    versions = (Version(source, update) for update in sorted(updates))
+    return {version.codec().adapter_hash: version for version in versions}
+
+
+def file_of(model: FrozenModel) -> bytes:
+    """Return the bytes of a model's file."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.safetensors"
+        model.save(path)
+        return path.read_bytes()
+
+
+def model_from(data: bytes) -> FrozenModel:
+    """Return the model of a file's bytes."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.safetensors"
+        path.write_bytes(data)
+        return FrozenModel.load(path)
