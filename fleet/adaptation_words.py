@@ -46,7 +46,7 @@ class Drift(Part):
 
     baseline_frames: Annotated[int, Field(ge=2)] = 8
     threshold: Positive = 8.0
-    slack: NotNegative = 1.0
+    slack: NotNegative = 2.0
 
 
 class Adaptation(Part):

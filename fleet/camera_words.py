@@ -13,7 +13,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field
 
 from roadbits.fleet.cameras.street import DOMAINS
-from roadbits.fleet.parts import Count, Part, Seconds, Side
+from roadbits.fleet.parts import Count, Part, Seconds, Side, distinct
 
 
 def _expanded(path: str) -> str:
@@ -113,6 +113,8 @@ class DataSetCameras(Part):
         test: name of the split that is measured on.
         size: height and width to resize to; the stored size if left out.
         max_frames: take at most that many frames of a split, evenly spaced.
+        domains: every vehicle drives through a block of each of these in turn, and of no other; left out, through one
+            block of the frames as they are stored.
         reference: originals of the server's own.
     """
 
@@ -123,6 +125,7 @@ class DataSetCameras(Part):
     test: str = "val"
     size: tuple[Side, Side] | None = Field(None, strict=False)
     max_frames: Count | None = None
+    domains: Annotated[tuple[str, ...], AfterValidator(distinct)] = Field((), strict=False)
     reference: DataSetReference | None = None
 
 
@@ -136,6 +139,9 @@ class FolderCameras(Part):
         test_masks: their masks.
         classes: label set of the masks.
         interval_s: between frames of a vehicle.
+        domains: subfolders of these names in each folder of images; every vehicle drives through a block of each in
+            turn. Left out, all frames are of one domain.
+        reference: originals of the server's own.
     """
 
     kind: Literal["folder"]
@@ -145,6 +151,7 @@ class FolderCameras(Part):
     test_masks: FilePath | None = None
     classes: Literal["camvid11", "cityscapes19"] = "camvid11"
     interval_s: Seconds = 1.0
+    domains: Annotated[tuple[str, ...], AfterValidator(distinct)] = Field((), strict=False)
     reference: FolderReference | None = None
 
 

@@ -53,7 +53,10 @@ def train_source(cameras: words.Cameras, seed: int, vehicle: int, num_vehicles: 
         case words.VideoCameras():
             return _video(cameras, "train", vehicle)
         case words.DataSetCameras() | words.FolderCameras():
-            return fleet_frames(cameras).block(vehicle, num_vehicles)
+            frames = fleet_frames(cameras)
+            if cameras.domains:
+                return frames.through(cameras.domains, vehicle, num_vehicles)
+            return frames.block(vehicle, num_vehicles)
         case unknown:
             assert_never(unknown)
 
@@ -136,6 +139,7 @@ def reference_sources(cameras: words.Cameras, seed: int) -> list[FrameSource]:
                     split="reference",
                     classes=_LABEL_SETS[cameras.classes],
                     interval_s=cameras.interval_s,
+                    has_domains=bool(cameras.domains),
                 )
             ]
         case _:
@@ -193,6 +197,7 @@ def _labelled(cameras: words.DataSetCameras | words.FolderCameras, split: str) -
             split=split,
             classes=_LABEL_SETS[cameras.classes],
             interval_s=cameras.interval_s,
+            has_domains=bool(cameras.domains),
         )
     stored = cameras.train if split == "train" else cameras.test
     frames = open_layout(

@@ -8,7 +8,7 @@ Not here: finding and pairing the files (`layouts`), video files (`video`), the 
 which is not applied.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self
@@ -131,6 +131,25 @@ class LabelledFrames:
             )
         bounds = [len(self) * edge // count for edge in (position, position + 1)]
         return replace(self, items=self.items[slice(*bounds)])
+
+    def through(self, domains: Sequence[str], position: int, count: int) -> Self:
+        """Return the `position`-th of `count` blocks of each domain, one after the other.
+
+        Raises:
+            ValueError: if `position` is not in 0..count - 1.
+            DataError: if a domain has fewer frames than there are blocks.
+        """
+        items: tuple[Item, ...] = ()
+        for domain in domains:
+            own = tuple(item for item in self.items if item.domain == domain)
+            if len(own) < count:
+                known = ", ".join(dict.fromkeys(item.domain for item in self.items))
+                raise DataError(
+                    f"{self.items[0].image.parent}: {len(own)} frames of domain {domain!r} cannot be divided over "
+                    f"{count} vehicles, expected one or more each; it has the domains {known}"
+                )
+            items += replace(self, items=own).block(position, count).items
+        return replace(self, items=items)
 
     def evenly(self, max_frames: int) -> Self:
         """Return at most `max_frames` frames, evenly spaced from the first on; `interval_s` then lies between those.

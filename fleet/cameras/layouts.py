@@ -173,6 +173,7 @@ def open_folder(
     interval_s: float,
     classes: ClassSet = CAMVID11,
     size: tuple[int, int] | None = None,
+    has_domains: bool = False,
 ) -> LabelledFrames:
     """Open all images below a folder, with or without a parallel tree of masks.
 
@@ -187,6 +188,7 @@ def open_folder(
         interval_s: seconds between frames.
         classes: label set of the masks, `CAMVID11` or `CITYSCAPES19`.
         size: height and width to resize to; the stored size if left out.
+        has_domains: the first subfolder on the way to an image is its domain.
 
     Raises:
         ValueError: for another label set.
@@ -200,7 +202,10 @@ def open_folder(
     else:
         pairs = list(_paired(pictures, _Shelf(masks, (".png",), advice, deep=True)))
     name = images.resolve().name
-    items = [Item(image, mask, key.rpartition("/")[0] or name, name) for key, image, mask in pairs]
+    items = [
+        Item(image, mask, key.rpartition("/")[0] or name, key.split("/")[0] if has_domains else name)
+        for key, image, mask in pairs
+    ]
     return _source(items, split, classes, _mask_ids(classes), interval_s, size)
 
 
