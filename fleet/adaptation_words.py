@@ -39,14 +39,14 @@ class Drift(Part):
     """When a vehicle holds that its codec no longer fits: see `roadbits.fleet.drift`.
 
     Attributes:
-        baseline_frames: first frames of a drive, which tell what is usual.
+        baseline_frames: that it takes at least to know what is usual.
         threshold: how large the sum of surprises must get, in standard deviations.
         slack: of each frame's surprise that counts as usual, likewise.
     """
 
     baseline_frames: Annotated[int, Field(ge=2)] = 8
-    threshold: Positive = 8.0
-    slack: NotNegative = 2.0
+    threshold: Positive = 3.0
+    slack: NotNegative = 0.5
 
 
 class Adaptation(Part):

@@ -82,17 +82,15 @@ class Watched:
 
     Attributes:
         home: domain in which the drive began, for which the source codec is taken to be made.
-        usual: frames that told what is usual, positions in the drive.
+        usual: frames that told what is usual, positions in the drive; evenly spaced, as many as a lesson has.
         notices: of new domains, in order.
         domains: entered, the first aside, whether noticed or not.
-        false_alarms: in domains that were known.
     """
 
     home: str
     usual: tuple[int, ...]
     notices: tuple[Notice, ...]
     domains: tuple[str, ...]
-    false_alarms: int
 
 
 @dataclass(frozen=True)
@@ -138,52 +136,41 @@ def watch(drive: Drive) -> Watched:
 
 
 class _Diary:
-    """What a vehicle notices, frame by frame."""
+    """What a vehicle notices, frame by frame. It knows the name of the domain it is in: by its clock, lamps, wipers."""
 
     def __init__(self, vehicle: int, words: Adaptation) -> None:
         self._vehicle, self._words, self._test = vehicle, words, Watch(words.drift)
         self._domains: list[str] = []
-        self._known: set[str] = set()
         self._here: list[int] = []
         self._usual: list[int] = []
-        self._notices: list[Notice] = []
-        self._gathering: Notice | None = None
-        self._false_alarms = 0
+        self._notices: dict[str, Notice] = {}
 
     def enter(self, frame: int, now_us: int, domain: str, rate: float, quality: float) -> None:
         """Take a frame: its position, time, domain, rate in bpp and PSNR in dB."""
-        if not self._domains:
-            self._known.add(domain)
         if domain not in self._domains:
             self._domains.append(domain)
             self._here = []
-        if len(self._usual) < self._words.drift.baseline_frames and domain == self._domains[0]:
+            self._test.begin_anew()
+        if domain == self._domains[0]:
             self._usual.append(frame)
+            self._test.learn(rate, quality)
+            return
         self._here = [*self._here, frame][-self._words.frames :]
-        if self._gathering and self._gathering.domain == domain:
-            self._gather((*self._gathering.frames, frame), now_us, self._gathering)
+        if (notice := self._notices.get(domain)) is not None:
+            if len(notice.frames) < self._words.frames:
+                self._notices[domain] = replace(notice, frames=(*notice.frames, frame), ready_us=now_us)
+            return
         since = self._test.see(frame, rate, quality)
-        if since is None:
-            return
-        self._test.begin_anew()
-        if domain in self._known:
-            self._false_alarms += 1
-            return
-        self._known.add(domain)
-        recent = tuple(k for k in self._here if k >= since) or (frame,)
-        self._gather(recent, now_us, Notice(self._vehicle, domain, now_us, now_us, ()))
-
-    def _gather(self, frames: tuple[int, ...], now_us: int, notice: Notice) -> None:
-        self._gathering = replace(notice, frames=frames, ready_us=now_us)
-        if len(frames) >= self._words.frames:
-            self._notices.append(self._gathering)
-            self._gathering = None
+        if since is not None:
+            recent = tuple(k for k in self._here if k >= since) or (frame,)
+            self._notices[domain] = Notice(self._vehicle, domain, now_us, now_us, recent)
 
     def closed(self) -> Watched:
-        """Return the diary; what was still being gathered when the drive ended is used as it is."""
-        last = (self._gathering,) if self._gathering else ()
+        """Return the diary."""
         home, *entered = self._domains
-        return Watched(home, tuple(self._usual), (*self._notices, *last), tuple(entered), self._false_alarms)
+        count = min(len(self._usual), self._words.frames)
+        usual = tuple(self._usual[len(self._usual) * k // count] for k in range(count))
+        return Watched(home, usual, tuple(self._notices.values()), tuple(entered))
 
 
 @dataclass(frozen=True)

@@ -214,6 +214,13 @@ class CodecAdaptation:
         updates = sorted({each.update for each in exchange.equipped}) if exchange else []
         return Version(self._words.codec, updates[luck % len(updates)] if updates else b"")
 
+    def traffic_bytes(self, sharing: Sharing) -> int:
+        """Return what adapters took of the links of an arm's fleet, up and down."""
+        seed = self._words.seeds[0]
+        return sum(
+            exchange.traffic_bytes for (of, by, _), exchange in self._exchanges.items() if (of, by) == (seed, sharing)
+        )
+
     def results(self) -> AdaptationResults:
         """Return how good every adaptation is, with its curves, and what happened around the adapters."""
         outcomes = [*self._shared_outcomes(), *self._pooled_outcomes()]
@@ -451,7 +458,7 @@ def _trained(job: Lessons) -> tuple[bytes, str]:
 
 def _watched_from(entry: Mapping[str, Any]) -> Watched:
     notices = tuple(Notice(**{**notice, "frames": tuple(notice["frames"])}) for notice in entry["notices"])
-    return Watched(entry["home"], tuple(entry["usual"]), notices, tuple(entry["domains"]), entry["false_alarms"])
+    return Watched(entry["home"], tuple(entry["usual"]), notices, tuple(entry["domains"]))
 
 
 def _by_time(notice: Notice) -> tuple[int, int]:

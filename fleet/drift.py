@@ -1,9 +1,9 @@
 """When a vehicle holds that its codec no longer fits: a change-point test on what its frames take and give.
 
-Of each frame the vehicle knows the payload's bits per pixel and, having decoded it again, the PSNR. The first frames of
-a drive tell what is usual. Each further frame's surprise, in standard deviations, is summed up, less a slack, for rates
-and qualities that are higher and that are lower than usual, never below zero; where a sum grows beyond a threshold, the
-change began where that sum last was zero (CUSUM; Page 1954).
+Of each frame the vehicle knows the payload's bits per pixel and, having decoded it again, the PSNR. All frames of the
+domain for which the codec was made tell what is usual. Elsewhere each frame's surprise, in standard deviations, is
+summed up, less a slack, for rates and qualities that are higher and that are lower than usual, never below zero; where
+a sum grows beyond a threshold, the codec no longer fits (CUSUM; Page 1954), since the frame where that sum left zero.
 
 A domain can be darker and cheaper as well as richer and dearer: both directions count, for an entropy model that was
 made for something else wastes bits on either.
@@ -37,25 +37,27 @@ class Watch:
     _sums: Float64 = field(default_factory=lambda: np.zeros(4))
     _began: NDArray[np.int64] = field(default_factory=lambda: np.zeros(4, np.int64))
 
+    def learn(self, bpp: float, psnr_db: float) -> None:
+        """Take a frame for which the codec was made: its payload's rate, its reconstruction's quality."""
+        self._usual.append(np.array([np.log(bpp), psnr_db]))
+
     def see(self, frame: int, bpp: float, psnr_db: float) -> int | None:
-        """Take a frame; return the frame with which a change began, if this one shows that there was one.
+        """Take any other frame; return the frame since which the codec does not fit, if this one shows that.
 
         Args:
             frame: its position in the drive, rising.
             bpp: of its payload.
             psnr_db: of its reconstruction.
         """
-        seen = np.array([np.log(bpp), psnr_db])
         if len(self._usual) < self.words.baseline_frames:
-            self._usual.append(seen)
             return None
         usual = np.array(self._usual)
-        surprise = (seen - usual.mean(0)) / np.maximum(usual.std(0, ddof=1), _LEAST_SPREAD)
+        surprise = (np.array([np.log(bpp), psnr_db]) - usual.mean(0)) / np.maximum(usual.std(0, ddof=1), _LEAST_SPREAD)
         self._began[self._sums == 0] = frame
         self._sums = np.maximum(0, self._sums + np.concatenate((surprise, -surprise)) - self.words.slack)
         highest = int(np.argmax(self._sums))
         return int(self._began[highest]) if self._sums[highest] > self.words.threshold else None
 
     def begin_anew(self) -> None:
-        """Forget what was usual: the coming frames tell."""
-        self._usual, self._sums = [], np.zeros(4)
+        """Forget all surprises so far, and not what is usual."""
+        self._sums = np.zeros(4)

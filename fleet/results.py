@@ -59,7 +59,7 @@ class UploadRow:
 
     Attributes:
         frames: captured.
-        bytes: that travelled: delivered, late, lost and rejected payloads, and retransmissions.
+        bytes: that travelled: delivered, late, lost and rejected payloads, retransmissions, and adapters.
         bpp: of the payloads that travelled, retransmissions aside.
         psnr_db: mean over delivered frames; 0 if there are none.
         ms_ssim: mean over delivered frames; 0 if there are none.
@@ -87,6 +87,7 @@ class UploadRow:
             demanding of the points used.
         points_used: frames encoded at each point, by rising rate.
         groups: the same by group, where the fleet has any.
+        adapter_bytes: of those bytes, up and down, for adapters and what it takes to learn them.
     """
 
     codec: str
@@ -120,6 +121,7 @@ class UploadRow:
     encode_memory_bytes: int
     points_used: dict[str, int]
     groups: list[GroupRow]
+    adapter_bytes: int = 0
 
 
 @dataclass(frozen=True)

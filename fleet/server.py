@@ -367,6 +367,9 @@ class Server:
             sum(drive_s + cameras.interval_s for drive_s in drives_s) / 3600,
             fleet,
         )
+        if self._adaptation is not None and arm.sharing is not None:
+            traffic = self._adaptation.traffic_bytes(arm.sharing)
+            row = replace(row, bytes=row.bytes + traffic, adapter_bytes=traffic)
         if row.delivered == 0:
             self._note(f"{arm.key} delivered no frame: nothing could be trained on it")
         if missed := missed_target(rule, row):

@@ -1,0 +1,117 @@
+"""What becomes of a round's updates: the mean of those that count, the same every time, and nothing from too few."""
+
+import os
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+
+from roadbits.codecs.adaptation.update import Vector
+from roadbits.fleet.adaptation_words import StrategyWords
+from roadbits.fleet.sharing import Round, TrainRound, Update, implausible, share
+
+SIZE = 500
+KINDS = ("fedavg", "fedprox", "fedadam", "trimmed-mean", "median")
+
+
+def vector(seed: int) -> Vector:
+    return np.random.default_rng(seed).normal(0, 0.02, SIZE).astype(np.float32)
+
+
+def shared(
+    train: TrainRound, kind: str = "fedavg", vehicles: Sequence[int] = range(8), quorum: int = 2, rounds: int = 1
+) -> tuple[Vector, list[Round]]:
+    words = StrategyWords.model_validate({"kind": kind})
+    return share(words, np.zeros(SIZE, np.float32), rounds, quorum, lambda number: vehicles, train)
+
+
+def honest(number: int, start: Vector, vehicles: Sequence[int]) -> list[Update]:
+    return [Update(vehicle, start + vector(vehicle), 4) for vehicle in vehicles]
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "fedadam"])
+def test_a_hundred_equal_updates_average_to_exactly_that_update(kind: str) -> None:
+    mean, _ = shared(lambda number, start, vehicles: [Update(v, vector(0), 3) for v in vehicles], kind, range(100))
+    assert np.array_equal(mean, vector(0))
+
+
+def test_updates_count_by_their_frames() -> None:
+    def train(number: int, start: Vector, vehicles: Sequence[int]) -> list[Update]:
+        return [Update(0, start + 1, 1), Update(1, start + 4, 3)]
+
+    mean, _ = shared(train, vehicles=(0, 1))
+    assert np.array_equal(mean, np.full(SIZE, 3.25, np.float32))
+
+
+def test_the_median_and_the_trimmed_mean_pass_over_an_outlier() -> None:
+    def train(number: int, start: Vector, vehicles: Sequence[int]) -> list[Update]:
+        return [Update(vehicle, start + (1 if vehicle else 9), 4) for vehicle in vehicles]
+
+    for kind in ("median", "trimmed-mean"):
+        assert np.allclose(shared(train, kind)[0], 1)
+    assert np.allclose(shared(train)[0], 2)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_strategy_goes_on_from_its_last_round(kind: str) -> None:
+    one, _ = shared(honest, kind)
+    two, rounds = shared(honest, kind, rounds=2)
+    assert np.linalg.norm(two) > 1.5 * np.linalg.norm(one)
+    assert [each.number for each in rounds] == [1, 2]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_order_in_which_replies_arrive_changes_nothing(kind: str) -> None:
+    there, _ = shared(honest, kind, rounds=2)
+    back, _ = shared(lambda number, start, vehicles: honest(number, start, vehicles)[::-1], kind, rounds=2)
+    assert np.array_equal(there, back)
+
+
+POISON = {
+    1: (np.full(SIZE, np.nan, np.float32), "not finite"),
+    2: (vector(2) * 1e6, "times the usual"),
+    3: (vector(3)[:7], "has shape (7,)"),
+    4: (None, "a wrong source"),
+}
+
+
+def poisoned(number: int, start: Vector, vehicles: Sequence[int]) -> list[Update]:
+    updates = honest(number, start, vehicles)
+    for vehicle, (sent, reason) in POISON.items():
+        updates[vehicle] = Update(vehicle, sent, 4, "" if sent is not None else reason)
+    return updates
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_poisoned_updates_change_nothing_and_are_named(kind: str) -> None:
+    without, _ = shared(honest, kind, (0, 5, 6, 7))
+    found, (only,) = shared(poisoned, kind)
+    assert np.array_equal(found, without)
+    assert only.accepted == (0, 5, 6, 7)
+    assert {vehicle: reason in only.refused[vehicle] for vehicle, (_, reason) in POISON.items()} == dict.fromkeys(
+        POISON, True
+    )
+
+
+def test_a_round_without_quorum_keeps_the_old_adapter_and_says_so() -> None:
+    def train(number: int, start: Vector, vehicles: Sequence[int]) -> list[Update]:
+        return honest(number, start, vehicles) if number == 1 else poisoned(number, start, vehicles)
+
+    after_one, _ = shared(train, quorum=5)
+    after_two, rounds = shared(train, quorum=5, rounds=2)
+    assert np.array_equal(after_one, after_two)
+    assert [each.has_quorum for each in rounds] == [True, False]
+
+
+def test_a_round_of_nobody_has_no_quorum() -> None:
+    found, rounds = shared(honest, vehicles=())
+    assert not found.any()
+    assert not any(each.has_quorum for each in rounds)
+
+
+def test_two_updates_cannot_tell_which_of_them_is_too_long() -> None:
+    assert not implausible({0: np.ones(3), 1: np.full(3, 1e6)}, np.zeros(3))
+
+
+def test_flower_sends_no_telemetry() -> None:
+    assert os.environ["FLWR_TELEMETRY_ENABLED"] == "0"
