@@ -5,6 +5,7 @@ Not here: the tables and charts behind it (`segmentation`, `rates`, `delivery`).
 
 from collections.abc import Sequence
 
+from roadbits.fleet.report.adaptation import adaptation_sentence
 from roadbits.fleet.report.markup import Html, element, join
 from roadbits.fleet.report.measured import MeasuredArm, MeasuredRun, best_arm, cheapest_first, setups_of
 from roadbits.fleet.report.wording import number, percent, points
@@ -21,6 +22,8 @@ def headline(run: MeasuredRun) -> Html:
     if not arms:
         return element("p", "Nothing travelled: no rate, no distortion and no mIoU to report.", class_="headline")
     sentences = _of_segmentation(run, arms) if setups_of(arms) else _of_distortion(arms)
+    adapted = adaptation_sentence(run)
+    sentences += [_sentence(adapted)] if adapted else []
     return element("p", join([*sentences, *_of_traffic(arms)], " "), class_="headline")
 
 

@@ -8,7 +8,6 @@ Not here: the sections (`segmentation`, `rates`, `compute`, `delivery`, `gallery
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import fields
 from functools import cache
 from importlib import resources
 from importlib.metadata import version
@@ -17,18 +16,19 @@ from string import Template
 
 from plotly.offline import get_plotlyjs
 
+from roadbits.fleet.report.adaptation import adaptation_section
 from roadbits.fleet.report.compute import compute_section
 from roadbits.fleet.report.delivery import delivery_section
 from roadbits.fleet.report.gallery import strips_section
 from roadbits.fleet.report.headline import headline
-from roadbits.fleet.report.markup import Column, Html, element, join, safe, section, table
+from roadbits.fleet.report.markup import Html, element, join, safe
 from roadbits.fleet.report.measured import MeasuredRun, measured_arms, setups_of
 from roadbits.fleet.report.palette import looks_of
 from roadbits.fleet.report.rates import rates_section
 from roadbits.fleet.report.restoration import restoration_section
 from roadbits.fleet.report.segmentation import decomposition_section, miou_section, per_class_section
 from roadbits.fleet.report.wording import number
-from roadbits.fleet.results import AdaptationRow, Results, read_results
+from roadbits.fleet.results import Results, read_results
 from roadbits.fleet.stages import write_whole
 
 
@@ -83,7 +83,7 @@ def _sections(runs: Sequence[MeasuredRun]) -> list[Html]:
         sections += [restoration] if restoration else []
         sections.append(per_class_section(runs))
     sections += [delivery_section(runs, looks), strips_section(runs)]
-    sections += [_adaptation(run) for run in runs if run.results.adaptation]
+    sections += [adaptation_section(run) for run in runs if run.results.adaptation]
     return sections
 
 
@@ -110,14 +110,6 @@ def _introduction(run: MeasuredRun, is_named: bool) -> Html:
     parts.append(headline(run))
     parts += [element("p", join(["Note:", note], " "), class_="warning") for note in results.notes]
     return element("div", join([*parts, element("p", repeat, class_="note")]), class_="introduction")
-
-
-def _adaptation(run: MeasuredRun) -> Html:
-    """Return whatever a run says of adaptation, a column per field."""
-    names = [field.name for field in fields(AdaptationRow)]
-    rows = [[str(getattr(row, name)) for name in names] for row in run.results.adaptation]
-    columns = [Column(name.replace("_", " "), is_text=name in ("method", "domain")) for name in names]
-    return section("adaptation", f"Adaptation, {run.name}", table(columns, rows))
 
 
 def _footer(runs: Sequence[MeasuredRun]) -> Html:
