@@ -385,10 +385,13 @@ class CodecAdaptation:
             for domain in (self.home, *self.domains)
         ]
         for outcome in outcomes:
-            if outcome.seed == self._words.seeds[0] and outcome.versions:
-                curve = self._curves[outcome.versions[0], outcome.domain]
-                name = f"{outcome.method}, {outcome.sharing}"
-                curves.append(AdaptationCurve(name, outcome.domain, list(curve.rates), list(curve.qualities)))
+            if outcome.seed != self._words.seeds[0] or not outcome.versions:
+                continue
+            for domain in dict.fromkeys((outcome.domain, *([self.home] if outcome.replaces else []))):
+                curve = self._curves[outcome.versions[0], domain]
+                after = f" after {outcome.domain}" if domain != outcome.domain else ""
+                name = f"{outcome.method}, {outcome.sharing}{after}"
+                curves.append(AdaptationCurve(name, domain, list(curve.rates), list(curve.qualities)))
         return curves
 
     def _sharing_notes(self) -> list[SharingNote]:

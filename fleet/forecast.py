@@ -50,7 +50,7 @@ def forecast(scenario: Scenario) -> Iterator[str]:
 
     @cache
     def mean_bytes(arm: Arm, point: OperatingPoint) -> float:
-        return sum(len(codec_named(arm.codec).encode(frame.image, point)) for frame in frames) / len(frames)
+        return sum(len(codec_named(arm.source).encode(frame.image, point)) for frame in frames) / len(frames)
 
     for arm, rule in rules_of(scenario).items():
         if isinstance(rule, OperatingPoint):

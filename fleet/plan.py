@@ -285,6 +285,13 @@ class Plan:
         fleet, words = self.scenario.fleet, self.scenario.downstream
         arms = ", ".join(arm.key for arm in self.arms)
         yield f"collect   {fleet.num_vehicles} vehicles x {len(self.arms)} arms: {arms}"
+        if (adaptation := self.scenario.adaptation) is not None:
+            steps = adaptation.rounds * adaptation.steps
+            yield (
+                f"adapt     {adaptation.codec} by {', '.join(adaptation.methods)}; "
+                f"shared: {', '.join(adaptation.sharing) or 'not at all'}; {adaptation.frames} frames and "
+                f"{steps} steps a vehicle and domain, seeds {list(adaptation.seeds)}"
+            )
         if (restoration := self.scenario.restoration) is not None:
             learned = [kind for kind in restoration.restorers if kind != "unsharp"]
             yield (

@@ -3,13 +3,14 @@
 Not here: how the numbers come about (`fleet.codec_adaptation`).
 """
 
+import html
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import plotly.graph_objects as go
 
-from roadbits.fleet.report.charts import chart, plain_figure
+from roadbits.fleet.report.charts import chart, label_rates, plain_figure
 from roadbits.fleet.report.markup import Cell, Column, Html, element, join, section, table
 from roadbits.fleet.report.measured import MeasuredRun
 from roadbits.fleet.report.palette import COLOURS, SYMBOLS
@@ -69,13 +70,14 @@ def _curves(run: MeasuredRun, domain: str) -> Html:
             go.Scatter(
                 x=curve.bpp,
                 y=curve.psnr_db,
-                name=curve.codec,
+                name=html.escape(curve.codec),
                 mode="lines+markers",
                 line={"color": colour, "width": 2, "dash": "dash" if curve.codec == "source" else "solid"},
                 marker={"symbol": symbol, "size": 8},
-                hovertemplate=f"{curve.codec}<br>%{{x:.3f}} bpp, %{{y:.2f}} dB<extra></extra>",
+                hovertemplate=f"{html.escape(curve.codec)}<br>%{{x:.3f}} bpp, %{{y:.2f}} dB<extra></extra>",
             )
         )
+    label_rates(figure)
     figure.update_layout(height=380, showlegend=True)
     return chart(f"adaptation-{run.name}-{domain}", figure, f"On frames of {domain}, before and after")
 
@@ -189,8 +191,9 @@ def adaptation_sentence(run: MeasuredRun) -> str:
     if not rows:
         return ""
     best: Any = min(rows, key=lambda row: row.bd_rate_target)
+    elsewhere = f"{signed(best.bd_rate_source, 1)} %" if best.bd_rate_source else "as many as ever"
     return (
         f"Adapted to {best.domain} ({best.sharing}), the codec takes {number(abs(best.bd_rate_target), 1)} % "
-        f"{'fewer' if best.bd_rate_target < 0 else 'more'} bits at equal PSNR, and {signed(best.bd_rate_source, 1)} % "
-        f"where it served before; {number(100 * best.old_payloads_bit_exact, 0)} % of old payloads decode bit for bit"
+        f"{'fewer' if best.bd_rate_target < 0 else 'more'} bits at equal PSNR, {elsewhere} where it served before; "
+        f"{number(100 * best.old_payloads_bit_exact, 0)} % of old payloads decode bit for bit"
     )

@@ -73,7 +73,7 @@ def miou_over_rate(runs: Sequence[MeasuredRun], looks: Looks, setup: str, span: 
         if run.ideal is not None:
             _add_ideal(figure, run.ideal, f"OO {run.name}" if len(runs) > 1 else "OO", k / len(runs))
     figure.update_yaxes(range=span)
-    _label_rates(figure)
+    label_rates(figure)
     return figure
 
 
@@ -99,7 +99,7 @@ def quality_over_rate(
                 customdata=[_told(run, arm, [f"{axis} {number(quality(arm.upload), digits)}"]) for arm in delivered],
                 **_styled(looks[run.name, line], arms),
             )
-    _label_rates(figure)
+    label_rates(figure)
     return figure
 
 
@@ -127,7 +127,7 @@ def compute_over_rate(runs: Sequence[MeasuredRun], looks: Looks, worth: Quantity
         coloraxis={"colorscale": "Cividis", "colorbar": {"title": {"text": worth.name}, "thickness": 12}}
     )
     figure.update_yaxes(type="log", **_round_ticks([gmac for trace in figure.data for gmac in trace.y]))
-    _label_rates(figure)
+    label_rates(figure)
     return figure
 
 
@@ -178,7 +178,7 @@ def plain_figure(x_title: str, y_title: str, *, log_x: bool = False) -> Any:
     return figure
 
 
-def _label_rates(figure: Any) -> None:
+def label_rates(figure: Any) -> None:
     """Label the logarithmic axis of rates."""
     figure.update_xaxes(**_round_ticks([rate for trace in figure.data for rate in trace.x]))
 

@@ -82,9 +82,8 @@ def _sections(runs: Sequence[MeasuredRun]) -> list[Html]:
         restoration = restoration_section(runs)
         sections += [restoration] if restoration else []
         sections.append(per_class_section(runs))
-    sections += [delivery_section(runs, looks), strips_section(runs)]
     sections += [adaptation_section(run) for run in runs if run.results.adaptation]
-    return sections
+    return [*sections, delivery_section(runs, looks), strips_section(runs)]
 
 
 def _header(runs: Sequence[MeasuredRun]) -> Html:

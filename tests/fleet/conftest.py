@@ -10,7 +10,7 @@ import yaml
 
 from roadbits.fleet.archive import ArraysWriter, FrameNote, write_notes
 from roadbits.fleet.plan import Plan
-from roadbits.fleet.results import DownstreamRow, Results, Timeline, UploadRow
+from roadbits.fleet.results import AdaptationRow, DownstreamRow, Results, Timeline, UploadRow
 from roadbits.fleet.scenario_file import load_scenario
 
 HEIGHT, WIDTH, TRAIN_FRAMES, TEST_FRAMES = 64, 96, 6, 4
@@ -48,6 +48,27 @@ UPLOAD = UploadRow(
     points_used={"quality=10": 98},
     groups=[],
 )
+ADAPTED = AdaptationRow(
+    method="cawf",
+    sharing="federated",
+    domain="dusk",
+    seed=0,
+    bd_rate_target=-1.5,
+    bd_rate_source=0.0,
+    bd_rate_on={"day": 0.0, "dusk": -1.5},
+    old_payloads_bit_exact=1.0,
+    adapter_bytes=783,
+    rounds=2,
+    traffic_bytes=4000,
+    frames=12,
+    vehicles=3,
+    equipped=3,
+    first_equipped_s=80.5,
+    train_gmac=12.5,
+    saved_bytes_per_frame=20.0,
+    break_even_frames=200.0,
+    parameters_percent=0.02,
+)
 ARMS = (("jpeg", "quality=10", 0.25), ("jpeg", "quality=40", 0.75), ("webp", "quality=10", 0.2))
 
 
@@ -57,6 +78,11 @@ def rows_of(codec: str, point: str, bpp: float, mious: dict[str, Sequence[float]
         for setup, values in mious.items()
         for seed, miou in enumerate(values)
     ]
+
+
+@pytest.fixture
+def adapted() -> AdaptationRow:
+    return ADAPTED
 
 
 @pytest.fixture

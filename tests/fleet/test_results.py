@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from roadbits.fleet.results import (
+    AdaptationRow,
     DownstreamRow,
     GroupRow,
     Results,
@@ -78,7 +79,27 @@ DOWN = DownstreamRow(
     test_frames=2,
     test_bpp=None,
 )
-ADAPTED = {"method": "cawf", "domain": "dusk", "bd_rate_target": -1.5}
+ADAPTED = AdaptationRow(
+    method="cawf",
+    sharing="federated",
+    domain="dusk",
+    seed=0,
+    bd_rate_target=-1.5,
+    bd_rate_source=0.0,
+    bd_rate_on={"day": 0.0, "dusk": -1.5},
+    old_payloads_bit_exact=1.0,
+    adapter_bytes=783,
+    rounds=2,
+    traffic_bytes=4000,
+    frames=12,
+    vehicles=3,
+    equipped=3,
+    first_equipped_s=80.5,
+    train_gmac=12.5,
+    saved_bytes_per_frame=20.0,
+    break_even_frames=200.0,
+    parameters_percent=0.02,
+)
 RESULTS = Results("smoke", 7, [UP], [DOWN], [ADAPTED], ["jpeg delivered no frame"], {"collect": 1.5}, "Why? Größe")
 
 
@@ -127,7 +148,7 @@ def test_the_digest_changes_with_rows_notes_and_adaptation() -> None:
     changed = [
         replace(RESULTS, uploads=[]),
         replace(RESULTS, downstream=[DOWN, DOWN]),
-        replace(RESULTS, adaptation=[ADAPTED | {"bd_rate_target": -1.4}]),
+        replace(RESULTS, adaptation=[replace(ADAPTED, bd_rate_target=-1.4)]),
         replace(RESULTS, notes=[]),
     ]
     assert len({each.digest for each in [RESULTS, *changed]}) == 5
@@ -150,7 +171,7 @@ def test_the_file_has_the_fields_that_others_read() -> None:
     data = json.loads(RESULTS.to_json())
     assert set(data) == {
         *("roadbits", "scenario", "question", "seed", "digest", "uploads", "downstream", "adaptation", "notes"),
-        *("timings_s", "restoration"),
+        *("timings_s", "restoration", "adapter_sharing", "adaptation_curves"),
     }
     assert (data["scenario"], data["seed"], data["digest"]) == ("smoke", 7, RESULTS.digest)
     assert set(data["uploads"][0]) >= {

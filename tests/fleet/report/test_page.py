@@ -10,7 +10,7 @@ import pytest
 
 from roadbits.fleet.report import page
 from roadbits.fleet.report.page import write_report
-from roadbits.fleet.results import Results, ResultsError
+from roadbits.fleet.results import AdaptationRow, Results, ResultsError
 
 Save = Callable[..., Path]
 
@@ -156,14 +156,23 @@ def test_without_jpeg_there_are_no_bd_rates(results: Results, save_run: Save) ->
     assert "no run has both" in _page(save_run(replace(results, uploads=webp)))
 
 
-def test_text_from_results_is_escaped(results: Results, save_run: Save) -> None:
+def test_text_from_results_is_escaped(results: Results, adapted: AdaptationRow, save_run: Save) -> None:
     evil = "<img src=x onerror=alert(1)>"
     uploads = [replace(row, point=row.point + evil) for row in results.uploads]
     downstream = [
         replace(row, point=row.point + evil, per_class_iou={evil: row.miou}, absent=[evil + "2"])
         for row in results.downstream
     ]
-    noted = Results(evil, 7, uploads, downstream, [{"method": evil}], [evil], {evil: 1.0}, evil)
+    noted = Results(
+        evil,
+        7,
+        uploads,
+        downstream,
+        [replace(adapted, method=evil, sharing=evil, domain=evil, bd_rate_on={evil: 0.0})],
+        [evil],
+        {evil: 1.0},
+        evil,
+    )
     text = _page(save_run(noted))
     assert "<img src=x" not in text
     assert "&lt;img src=x onerror=alert(1)&gt;" in text
