@@ -24,6 +24,11 @@ from roadbits.codecs.neural.modulation import Modulation, Transform, binned
 
 _HEADROOM = 1.05
 _SMALLEST_RANGE = 1e-4
+_LEAST_BINS = 2
+"""A rounded latent reaches as many bins at least: what calibration images leave at zero others will not."""
+_QUIETEST = 1 / 8
+"""Of a channel's reach at its loudest level, counted where it is quieter: else channels that are zero at low rates, and
+not at high ones, would make all steps of high rates too wide."""
 
 
 @dataclass(frozen=True)
@@ -93,7 +98,8 @@ def measure(network: CAE | Hyperprior, images: Sequence[Image]) -> dict[Transfor
         for sample in _at_all_levels(ys, network):
             gain, inverse = _widest_bins(network, sample)
             rounded.append(sample.with_value(torch.round(sample.value * gain) * inverse))
-    ranges["g_s"] = _measured(network.g_s, rounded, levels)
+    least = [_LEAST_BINS * _widest_bins(network, sample)[1] for sample in rounded]
+    ranges["g_s"] = _measured(network.g_s, rounded, levels, least)
     return ranges
 
 
@@ -109,17 +115,18 @@ def _measure_hyper(
     ranges["h_a"] = _measured(
         network.h_a, ys if network.means else [sample.with_value(sample.value.abs()) for sample in ys], levels
     )
-    entries, rounded = [], []
+    entries, rounded, least = [], [], []
     for sample in _at_all_levels(ys, network):
         gain, inverse = _widest_bins(network, sample)
         hyper_gain, hyper_inverse = network.hyper_gain(sample.level)
         y = sample.value
         z = network.h_a(y if network.means else y.abs(), sample.level)
         entries.append(sample.with_value(torch.round(z * hyper_gain) * hyper_inverse))
+        least.append(_LEAST_BINS * hyper_inverse)
         predicted = network.h_s(entries[-1].value, sample.level)
         means = predicted.chunk(2, dim=1)[1] * gain if network.means else torch.zeros(1)
         rounded.append(sample.with_value((torch.round(y * gain - means) + means) * inverse))
-    ranges["h_s"] = _measured(network.h_s, entries, levels)
+    ranges["h_s"] = _measured(network.h_s, entries, levels, least)
     return rounded
 
 
@@ -165,30 +172,37 @@ def cut_to_stride(image: Image, stride: int) -> Tensor:
     return cut.contiguous(memory_format=torch.channels_last)
 
 
-def _reach(values: Sequence[Tensor], samples: Sequence[_Sample], levels: Tensor) -> Reach:
+def _reach(
+    values: Sequence[Tensor], samples: Sequence[_Sample], levels: Tensor, least: Sequence[Tensor] | None = None
+) -> Reach:
     """Return the reach of values, with headroom; a factor for each position if several levels were sampled.
 
     Args:
         values: (1, C, H, W), of each sample.
         samples: whose levels tell them apart.
         levels: of every position.
+        least: magnitudes (1, C, 1, 1) that each value is taken to reach at least, if given.
     """
     largest: dict[float, Tensor] = {}
-    for value, sample in zip(values, samples, strict=True):
+    for k, (value, sample) in enumerate(zip(values, samples, strict=True)):
         here = (value.double().abs().amax(dim=(0, 2, 3)) * _HEADROOM).clamp(min=_SMALLEST_RANGE)
+        here = here if least is None else torch.maximum(here, least[k].double().flatten())
         level = float(sample.level) if sample.matters else 0.0
         largest[level] = torch.maximum(largest[level], here) if level in largest else here
     sampled = sorted(largest)
     rows = torch.stack([largest[level] for level in sampled])
     if len(rows) == 1:
         return Reach.fixed(rows[0])
+    rows = torch.maximum(rows, _QUIETEST * rows.amax(dim=0))
     means = rows.log().mean(dim=1)
     factors = np.interp(levels.double().numpy(), sampled, means.numpy())
     return Reach((rows / means.exp()[:, None]).amax(dim=0), torch.from_numpy(factors).exp()[:, None])
 
 
-def _measured(transform: Transform, inputs: Sequence[_Sample], levels: Tensor) -> Ranges:
-    """Return the ranges of a transform on these inputs."""
+def _measured(
+    transform: Transform, inputs: Sequence[_Sample], levels: Tensor, least: Sequence[Tensor] | None = None
+) -> Ranges:
+    """Return the ranges of a transform on these inputs, which are taken to reach some magnitudes at least."""
     values, outputs = [sample.value for sample in inputs], []
     for module in transform:
         values = [
@@ -196,7 +210,7 @@ def _measured(transform: Transform, inputs: Sequence[_Sample], levels: Tensor) -
             for value, sample in zip(values, inputs, strict=True)
         ]
         outputs.append(_reach(values, inputs, levels))
-    return Ranges(_reach([sample.value for sample in inputs], inputs, levels), tuple(outputs))
+    return Ranges(_reach([sample.value for sample in inputs], inputs, levels, least), tuple(outputs))
 
 
 def united(transforms: Sequence[Transform], ranges: Sequence[Ranges]) -> list[Ranges]:

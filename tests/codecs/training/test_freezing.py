@@ -25,6 +25,7 @@ from roadbits.codecs.neural.scaling import Scaled
 from roadbits.codecs.neural.still import NeuralStill, _steps
 from roadbits.codecs.symbol_tables import Symbols, SymbolTables, coder_of
 from roadbits.codecs.training.freezing import freeze
+from roadbits.codecs.training.ranges import _reach, _Sample
 
 Network = CAE | Hyperprior
 
@@ -345,3 +346,24 @@ def test_a_single_level_freezes_to_a_single_position(calibration: list[Image]) -
     assert model.description.trained == (0,)
     codec = NeuralStill("cae", model)
     assert codec.decode(codec.encode(calibration[0], codec.points[0])).shape == calibration[0].shape
+
+
+def test_channels_that_are_zero_at_low_rates_do_not_coarsen_high_ones() -> None:
+    # Three levels; of eight channels one is loud at all of them, the others wake up at the highest.
+    samples = [_Sample(torch.zeros(1), torch.tensor([float(level)]), matters=True) for level in range(3)]
+    quiet, loud = [0.0] * 7, [40.0] * 7
+    values = [torch.tensor([50.0, *rest])[None, :, None, None] for rest in (quiet, quiet, loud)]
+    reach = _reach(values, samples, torch.tensor([0.0, 1.0, 2.0]))
+    reached = reach.channels * reach.positions
+    for level, value in enumerate(values):
+        magnitudes = value.flatten()
+        assert (reached[level] >= magnitudes).all()
+        assert reached[level, 0] < 10 * magnitudes[0]
+    assert (reached[2] < 10 * values[2].flatten()).all()
+
+
+def test_a_latent_reaches_bins_that_no_calibration_image_has() -> None:
+    samples = [_Sample(torch.zeros(1), torch.zeros(1), matters=False)]
+    values, least = [torch.tensor([0.0, 7.0])[None, :, None, None]], [torch.tensor([2.0, 2.0])[None, :, None, None]]
+    reach = _reach(values, samples, torch.zeros(1), least)
+    assert reach.channels.tolist() == pytest.approx([2.0, 7.0 * 1.05])
