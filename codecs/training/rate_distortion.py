@@ -26,6 +26,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from roadbits.codecs.neural.cae import Forward
+from roadbits.codecs.neural.scaling import TRAINED_GAINS, with_trained_gains
 from roadbits.codecs.training.crops import CropSampler
 from roadbits.codecs.training.muon import Muon
 
@@ -259,8 +260,8 @@ class RateDistortionTraining:
     def load_weights(self, path: Path) -> None:
         """Begin from the weights of another training's checkpoint.
 
-        Gains are taken only from a network with the same levels; bottleneck scaling begins without. Buffers, by which a
-        training keeps account of itself, stay as they are.
+        Gains are taken only from a network with the same levels; bottleneck scaling keeps those of the highest.
+        Buffers, by which a training keeps account of itself, stay as they are.
 
         Raises:
             CheckpointError: if it cannot be read or holds another network, one with buffers of its own, or none of what
@@ -272,6 +273,7 @@ class RateDistortionTraining:
                 weights = {name.removeprefix("network/"): file.get_tensor(name) for name in names}
                 identity = json.loads((file.metadata() or {}).get("identity", "{}"))
             own, buffers = self.network.state_dict(), dict(self.network.named_buffers())
+            weights = with_trained_gains(own, weights)
             if accounts := sorted(buffers.keys() & weights.keys()):
                 raise CheckpointError(f"cannot begin from {path}: its encoder is shrunk already ({accounts[0]})")
             kept = {
@@ -283,7 +285,7 @@ class RateDistortionTraining:
             if missing := sorted(still & kept.keys()):
                 raise CheckpointError(f"cannot begin from {path}: {missing[0]} fits not, and would not be trained here")
             theirs, ours = identity.get("lambdas"), self._identity["lambdas"]
-            if theirs != ours and any("gain." in name for name in still):
+            if theirs != ours and any("gain." in name and not name.endswith(TRAINED_GAINS) for name in still):
                 raise CheckpointError(f"cannot begin from {path}: its gains are of lambdas {theirs}, not {ours}")
             weights = {name: value for name, value in weights.items() if "gain." not in name or name in own}
             self.network.load_state_dict({**weights, **kept})

@@ -9,11 +9,11 @@ from torch import Tensor, nn
 
 from roadbits.codecs.neural.cae import CAE
 from roadbits.codecs.neural.conditional import Conditional, Conditioned
-from roadbits.codecs.neural.gain import Gained
+from roadbits.codecs.neural.gain import Gain, Gained
 from roadbits.codecs.neural.hyperprior import Hyperprior
 from roadbits.codecs.neural.mae import Modulated, Modulator
 from roadbits.codecs.neural.modulation import Modulation, RateMethod, Transform
-from roadbits.codecs.neural.scaling import Scale, Scaled, train_scales_only
+from roadbits.codecs.neural.scaling import Scale, Scaled, train_scales_only, with_trained_gains
 
 LAMBDAS = (0.001, 0.01, 0.1)
 METHODS: dict[str, Callable[[], RateMethod]] = {
@@ -162,3 +162,25 @@ def test_a_transform_hands_its_levels_to_modulations_only() -> None:
     values = torch.ones(2, 3, 1, 1)
     torch.testing.assert_close(transform(values, torch.tensor([0.0, 1.0])).flatten(1)[:, 0], torch.tensor([1.0, 6.0]))
     torch.testing.assert_close(Transform(nn.ReLU())(values), values)
+
+
+def test_bottleneck_scaling_goes_on_from_the_gains_that_a_codec_was_trained_with() -> None:
+    generator = torch.Generator().manual_seed(0)
+    trained, scale = Gain(4, LAMBDAS[-1:]), Scale(4, LAMBDAS)
+    with torch.no_grad():
+        trained.log_gain.normal_(generator=generator)
+        trained.log_inverse.normal_(generator=generator)
+    weights = {f"gain.{name}": value for name, value in trained.state_dict().items()}
+    taken = with_trained_gains([f"gain.{name}" for name in scale.state_dict()], weights)
+    assert set(taken) == {"gain.log_gain", "gain.log_inverse", "gain.log_trained"}
+    with torch.no_grad():
+        scale.log_trained.copy_(taken["gain.log_trained"])
+        for mine, theirs in zip(scale(torch.tensor([2.0])), trained(torch.tensor([0.0])), strict=True):
+            assert torch.allclose(mine, theirs)
+
+
+def test_only_the_scales_of_bottleneck_scaling_move() -> None:
+    network = CAE(8, Scaled(LAMBDAS))
+    train_scales_only(network)
+    moving = [name for name, parameter in network.named_parameters() if parameter.requires_grad]
+    assert moving == ["gain.log_scale"]
