@@ -16,7 +16,6 @@ from torch import Tensor, nn
 from roadbits.codecs.neural.gain import Gained, interpolated, starting_logs
 from roadbits.codecs.neural.modulation import Method
 
-
 TRAINED_GAINS = "log_trained"
 """What the parameter is called that holds the gains a codec was trained with."""
 
