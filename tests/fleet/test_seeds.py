@@ -21,7 +21,7 @@ def test_seeds_purposes_and_places_have_streams_of_their_own() -> None:
         for seed, purpose in itertools.product((0, 1, 2**32 - 1), Purpose)
         for place in itertools.product((0, 1, 5000), repeat=3)
     ]
-    assert len(set(drawn)) == len(drawn) == 3 * 2 * 27
+    assert len(set(drawn)) == len(drawn) == 3 * 3 * 27
 
 
 def test_streams_are_the_same_in_every_process_and_release() -> None:
@@ -35,7 +35,7 @@ def test_streams_are_the_same_in_every_process_and_release() -> None:
 
 
 def test_the_numbers_of_purposes_never_change() -> None:
-    assert {purpose.name: int(purpose) for purpose in Purpose} == {"LINK": 1, "FAULTS": 2}
+    assert {purpose.name: int(purpose) for purpose in Purpose} == {"LINK": 1, "FAULTS": 2, "SHARING": 3}
 
 
 def test_a_negative_place_is_refused() -> None:
