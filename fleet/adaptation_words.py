@@ -34,6 +34,11 @@ class StrategyWords(Part):
     tau: Positive = 1e-3
     trimmed: Annotated[float, Field(ge=0, lt=0.5)] = 0.2
 
+    @property
+    def pull(self) -> float:
+        """Towards the round's adapter, in training."""
+        return self.proximal if self.kind == "fedprox" else 0.0
+
 
 class Drift(Part):
     """When a vehicle holds that its codec no longer fits: see `roadbits.fleet.drift`.
@@ -101,6 +106,16 @@ class Adaptation(Part):
     idle_share: Annotated[Share, Field(gt=0)] = 0.5
     server_gmac_per_s: Positive | None = None
     threads: Count = 1
+
+    @property
+    def all_steps(self) -> int:
+        """Of the whole training of an adapter."""
+        return self.rounds * self.steps
+
+    @property
+    def with_residuals(self) -> bool:
+        """Whether the fleet's adapters have residuals, or are a density alone."""
+        return self.methods[0] == "cawf"
 
     @property
     def watched_at(self) -> OperatingPoint:

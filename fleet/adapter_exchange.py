@@ -22,6 +22,7 @@ from roadbits.codecs.adaptation.update import Vector, packed, set_vector, unadap
 from roadbits.fleet.adaptation_words import Adaptation, Sharing
 from roadbits.fleet.adapting import Lesson, Lessons, Notice, source_codec
 from roadbits.fleet.devices import ladder_of
+from roadbits.fleet.feasibility import DeviceError
 from roadbits.fleet.fittings import Equipped
 from roadbits.fleet.links import link_for
 from roadbits.fleet.scenario import Scenario
@@ -34,10 +35,6 @@ REPORT_BYTES = 32
 """A vehicle's report, and a server's request to train: who, which domain, which codec."""
 _TRAINING_PASSES = 3
 """A step backward takes twice the multiply-accumulates of the step forward."""
-
-
-class NotAdaptableError(Exception):
-    """A device that cannot train; the message has the numbers."""
 
 
 @dataclass(frozen=True)
@@ -106,21 +103,20 @@ def training_seconds(scenario: Scenario, vehicle: int, steps: int) -> float:
     """Return how long a vehicle trains for some steps, beside encoding its frames.
 
     Raises:
-        NotAdaptableError: if encoding leaves it no time, or its device does not say how fast it is.
+        DeviceError: if encoding leaves it no time.
         DataError: if the size of its frames has to be read and cannot be.
     """
     words, fleet, cameras = scenario.adaptation, scenario.fleet, scenario.cameras
     assert words is not None
     group = fleet.group_of(vehicle)
     device = group.device
-    if device.gmac_per_s is None:
-        raise NotAdaptableError(f"group {group.name}: its device trains adapters: give its gmac_per_s")
+    assert device.gmac_per_s is not None
     height, width = frame_size(cameras, scenario.seed, vehicle, fleet.num_vehicles)
     point = words.watched_at
     encode_s = float(ladder_of(device, source_codec(words), height, width, (point,)).seconds[0])
     idle = device.duty - encode_s / cameras.interval_s
     if idle <= 0:
-        raise NotAdaptableError(
+        raise DeviceError(
             f"group {group.name}: encoding takes {encode_s:.3g} s of every {cameras.interval_s:.3g} s, its device may "
             f"compute for {device.duty:.0%} of the time: none is left to train an adapter in"
         )
@@ -167,25 +163,22 @@ class Exchanges:
 
     def job(self, lessons: Sequence[Lesson], start: bytes, first_step: int, steps: int, seed: int) -> Lessons:
         """Return a training of an adapter."""
-        return Lessons(self.scenario, tuple(lessons), start, first_step, steps, seed, self.words.methods[0] == "cawf")
-
-    @property
-    def _all_steps(self) -> int:
-        return self.words.rounds * self.words.steps
+        return Lessons(self.scenario, tuple(lessons), start, first_step, steps, seed, self.words.with_residuals)
 
     def _local(self, domain: str, notices: Sequence[Notice]) -> Exchange:
         found = Exchange(domain, lessons=[notice.lesson for notice in notices])
         jobs = [
-            self.job([notice.lesson], b"", 0, self._all_steps, seed_of(self.seed, notice.vehicle)) for notice in notices
+            self.job([notice.lesson], b"", 0, self.words.all_steps, seed_of(self.seed, notice.vehicle))
+            for notice in notices
         ]
         for notice, update in zip(notices, self.train(f"local, {domain}", jobs), strict=True):
             if isinstance(update, str):
                 continue
-            trained_us = notice.ready_us + _us(training_seconds(self.scenario, notice.vehicle, self._all_steps))
+            trained_us = notice.ready_us + _us(training_seconds(self.scenario, notice.vehicle, self.words.all_steps))
             told_us = self.links.carry(notice.vehicle, trained_us, len(update))
             found.equipped.append(Equipped(notice.vehicle, domain, told_us, update))
             found.traffic_bytes += len(update)
-            found.train_macs += training_macs(self.words, self._all_steps)
+            found.train_macs += training_macs(self.words, self.words.all_steps)
         return found
 
     def _central(self, domain: str, notices: Sequence[Notice]) -> Exchange:
@@ -201,11 +194,11 @@ class Exchanges:
         closes_us = opened_us + _us(self.words.round_s)
         pooled = [notice for notice in notices if arrivals[notice.vehicle] <= closes_us]
         found.lessons = [notice.lesson for notice in pooled]
-        (update,) = self.train(f"central, {domain}", [self.job(found.lessons, b"", 0, self._all_steps, self.seed)])
+        (update,) = self.train(f"central, {domain}", [self.job(found.lessons, b"", 0, self.words.all_steps, self.seed)])
         if isinstance(update, str):
             return found
         assert self.words.server_gmac_per_s is not None
-        seconds = training_macs(self.words, self._all_steps) / 1e9 / self.words.server_gmac_per_s
+        seconds = training_macs(self.words, self.words.all_steps) / 1e9 / self.words.server_gmac_per_s
         trained_us = max(arrivals[notice.vehicle] for notice in pooled) + _us(seconds)
         self.hand_out(found, update, {notice.vehicle: max(trained_us, arrivals[notice.vehicle]) for notice in notices})
         return found
@@ -256,7 +249,7 @@ class _Federated:
         return self._found
 
     def _unadapted(self) -> Residuals:
-        return unadapted(self._source, self._words.methods[0] == "cawf")
+        return unadapted(self._source, self._words.with_residuals)
 
     def _packed(self, vector: Vector) -> bytes:
         enhancement = self._unadapted()

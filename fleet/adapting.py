@@ -18,7 +18,7 @@ from PIL import Image as Pillow
 from roadbits.codecs.adaptation.enhancement import Enhancement, Tuned, transforms_of
 from roadbits.codecs.adaptation.training import AdaptationRecipe, AdaptationTraining
 from roadbits.codecs.adaptation.update import packed, unadapted, unpacked, vector_of
-from roadbits.codecs.bitstream import BitstreamError, unpack
+from roadbits.codecs.bitstream import BitstreamError
 from roadbits.codecs.catalogue import codec_named
 from roadbits.codecs.codec import Image, OperatingPoint
 from roadbits.codecs.metrics import bpp, psnr
@@ -28,7 +28,7 @@ from roadbits.fleet.adaptation_words import Adaptation, Method
 from roadbits.fleet.backend import Shared
 from roadbits.fleet.cameras.frame import DataError, FrameSource
 from roadbits.fleet.drift import Watch
-from roadbits.fleet.fittings import Version, file_of, model_from
+from roadbits.fleet.fittings import Version, file_of, maker_of, model_from
 from roadbits.fleet.scenario import Scenario
 from roadbits.fleet.sources import train_source
 from roadbits.fleet.uplink import US_PER_S
@@ -263,12 +263,12 @@ def moved_weights(source: FrozenModel, method: Method) -> int:
 
 def _recipe(words: Adaptation, seed: int, learning_rate: float) -> AdaptationRecipe:
     return AdaptationRecipe(
-        steps=words.rounds * words.steps,
+        steps=words.all_steps,
         batch_size=words.batch_size,
         crop=words.crop,
         learning_rate=learning_rate,
         density_rate=words.density_rate,
-        proximal=words.strategy.proximal if words.strategy.kind == "fedprox" else 0.0,
+        proximal=words.strategy.pull,
         seed=seed,
     )
 
@@ -333,10 +333,9 @@ def share_still_exact(job: OldPayloads) -> list[float]:
 
 
 def _decodes_to(version: Version, payload: bytes, image: Image) -> bool:
-    known = [version.codec()] if version.model else [version.codec(), Version(version.source).codec()]
+    known = [] if version.model else [Version(version.source).codec()]
     try:
-        codec = next((each for each in known if each.accepts(unpack(payload))), known[0])
-        return bool(np.array_equal(codec.decode(payload), image))
+        return bool(np.array_equal(maker_of(payload, known, version.codec()).decode(payload), image))
     except BitstreamError:
         return False
 

@@ -61,7 +61,9 @@ class CodecAdaptation:
         self._tuned: dict[tuple[int, Method, str], Version] = {}
         self._all_fittings: Fittings = {}
         self._frames: dict[str, Shared[list[Image]]] = {}
+        self._outcomes: list[Outcome] = []
         self._curves: dict[tuple[Version, str], RateQuality] = {}
+        self._exact: dict[Version, float] = {}
         self.notes: list[str] = []
 
     def prepare(self) -> Fittings:
@@ -69,7 +71,7 @@ class CodecAdaptation:
 
         Raises:
             DataError: if a frame cannot be read, or is too small to train on.
-            NotAdaptableError: if a device cannot train.
+            DeviceError: if a device cannot train.
             BackendError: if the backend cannot work.
         """
         for sharing in self._words.sharing:
@@ -166,6 +168,13 @@ class CodecAdaptation:
                 jobs = [self._tuning(seed, method, domain, before) for seed, method in chains]
                 for (seed, method), version in zip(chains, self._tune(jobs, bar.advance), strict=True):
                     self._tuned[seed, method, domain] = version
+        self._outcomes = [*self._shared_outcomes(), *self._pooled_outcomes()]
+        everywhere = (self.home, *self.domains)
+        pairs = [(self._source, domain) for domain in everywhere]
+        for outcome in self._outcomes:
+            pairs += [(version, domain) for version in outcome.versions for domain in outcome.serves(everywhere)]
+        self._curves = self._measured(list(dict.fromkeys(pairs)))
+        self._exact = self._still_exact([version for outcome in self._outcomes for version in outcome.versions])
 
     def _frames_by_domain(self, test: Archive, references: Archive | None) -> dict[str, list[Image]]:
         found = {}
@@ -223,15 +232,8 @@ class CodecAdaptation:
 
     def results(self) -> AdaptationResults:
         """Return how good every adaptation is, with its curves, and what happened around the adapters."""
-        outcomes = [*self._shared_outcomes(), *self._pooled_outcomes()]
-        everywhere = (self.home, *self.domains)
-        pairs = [(self._source, domain) for domain in everywhere]
-        for outcome in outcomes:
-            pairs += [(version, domain) for version in outcome.versions for domain in outcome.serves(everywhere)]
-        self._curves = self._measured(list(dict.fromkeys(pairs)))
-        exact = self._still_exact([version for outcome in outcomes for version in outcome.versions])
-        rows = [self._row(outcome, outcomes, exact) for outcome in outcomes]
-        return AdaptationResults([row for row in rows if row], self._shown_curves(outcomes), self._sharing_notes())
+        rows = [self._row(outcome) for outcome in self._outcomes]
+        return AdaptationResults([row for row in rows if row], self._shown_curves(), self._sharing_notes())
 
     @property
     def _source(self) -> Version:
@@ -268,8 +270,7 @@ class CodecAdaptation:
         return found
 
     def _pooled_adapter(self, seed: int, method: Method, domain: str, lessons: tuple[Lesson, ...]) -> Version | None:
-        steps = self._words.rounds * self._words.steps
-        job = Lessons(self._plan.scenario, lessons, b"", 0, steps, seed, method == "cawf")
+        job = Lessons(self._plan.scenario, lessons, b"", 0, self._words.all_steps, seed, method == "cawf")
         (update,) = self._train(f"{method}, {domain}", [job])
         if isinstance(update, str):
             self.notes.append(f"adaptation by {method} to {domain} failed: {update}")
@@ -300,19 +301,16 @@ class CodecAdaptation:
     def _still_exact(self, versions: Sequence[Version]) -> dict[Version, float]:
         """Return the share of the source's payloads that decode bit for bit beside or after each version."""
         distinct = list(dict.fromkeys(versions))
-        point = self._words.watched_at
-        jobs = (OldPayloads((version,), self._frames[self.home], point) for version in distinct)
-        shares: list[float] = []
-        with self._display.bar("old payloads", len(distinct)) as bar:
-            for (share,) in self._backend.map(share_still_exact, jobs):
-                shares.append(share)
-                bar.advance()
+        if not distinct:
+            return {}
+        with self._display.bar("old payloads", 1) as bar:
+            job = OldPayloads(tuple(distinct), self._frames[self.home], self._words.watched_at)
+            (shares,) = self._backend.map(share_still_exact, [job])
+            bar.advance()
         return dict(zip(distinct, shares, strict=True))
 
-    def _row(
-        self, outcome: "Outcome", outcomes: Sequence["Outcome"], exact: Mapping[Version, float]
-    ) -> AdaptationRow | None:
-        changes = {domain: self._change(outcome, domain, outcomes) for domain in (self.home, *self.domains)}
+    def _row(self, outcome: "Outcome") -> AdaptationRow | None:
+        changes = {domain: self._change(outcome, domain) for domain in (self.home, *self.domains)}
         bd_rate_on = {domain: change for domain, change in changes.items() if change is not None}
         if outcome.domain not in bd_rate_on or self.home not in bd_rate_on:
             self.notes.append(
@@ -331,7 +329,7 @@ class CodecAdaptation:
             bd_rate_target=target,
             bd_rate_source=bd_rate_on[self.home],
             bd_rate_on=bd_rate_on,
-            old_payloads_bit_exact=float(np.mean([exact[version] for version in outcome.versions] or [1.0])),
+            old_payloads_bit_exact=float(np.mean([self._exact[version] for version in outcome.versions] or [1.0])),
             adapter_bytes=max((version.num_bytes for version in outcome.versions), default=0),
             rounds=sum(note.has_quorum for note in exchange.rounds) if exchange else 0,
             traffic_bytes=traffic,
@@ -345,18 +343,18 @@ class CodecAdaptation:
             parameters_percent=100 * self._moved(outcome),
         )
 
-    def _change(self, outcome: "Outcome", domain: str, outcomes: Sequence["Outcome"]) -> float | None:
+    def _change(self, outcome: "Outcome", domain: str) -> float | None:
         """Return the BD-rate on a domain's frames with all that an adaptation has learned when it knows its own."""
         source = self._curves[self._source, domain]
         if outcome.replaces:
             return bd_rate(self._curves[outcome.versions[0], domain], source).percent
-        learned = (self.home, *self.domains)[: 1 + self.domains.index(outcome.domain) + 1]
-        if domain not in learned[1:]:
-            return bd_rate(source, source).percent  # the source codec serves it still
-        own = next(each for each in outcomes if each.kind == outcome.kind and each.domain == domain)
-        if not own.versions:
-            return bd_rate(source, source).percent
-        changes = [bd_rate(self._curves[version, domain], source).percent for version in own.versions]
+        adapters: Sequence[Version] = ()
+        if domain in self.domains[: self.domains.index(outcome.domain) + 1]:
+            adapters = next(
+                each for each in self._outcomes if each.kind == outcome.kind and each.domain == domain
+            ).versions
+        # Where there is none, the source codec serves it still.
+        changes = [bd_rate(self._curves[version, domain], source).percent for version in adapters or [self._source]]
         known = [change for change in changes if change is not None]
         return float(np.mean(known)) if len(known) == len(changes) else None
 
@@ -374,7 +372,7 @@ class CodecAdaptation:
         source = source_codec(self._words).model
         return moved_weights(source, outcome.method) / num_weights(source)
 
-    def _shown_curves(self, outcomes: Sequence["Outcome"]) -> list[AdaptationCurve]:
+    def _shown_curves(self) -> list[AdaptationCurve]:
         curves = [
             AdaptationCurve(
                 "source",
@@ -384,7 +382,7 @@ class CodecAdaptation:
             )
             for domain in (self.home, *self.domains)
         ]
-        for outcome in outcomes:
+        for outcome in self._outcomes:
             if outcome.seed != self._words.seeds[0] or not outcome.versions:
                 continue
             for domain in dict.fromkeys((outcome.domain, *([self.home] if outcome.replaces else []))):

@@ -8,13 +8,12 @@ from dataclasses import dataclass
 
 import torch
 
-from roadbits.codecs.bitstream import BitstreamError, unpack
+from roadbits.codecs.bitstream import BitstreamError
 from roadbits.codecs.catalogue import codec_named
 from roadbits.codecs.codec import Codec, Image, OperatingPoint
 from roadbits.codecs.metrics import ms_ssim, psnr
-from roadbits.codecs.neural.still import NeuralStill
 from roadbits.fleet.cameras.frame import DataError
-from roadbits.fleet.fittings import Version
+from roadbits.fleet.fittings import Version, maker_of
 from roadbits.fleet.vehicle import Arm
 
 BATCH_FRAMES = 16
@@ -79,17 +78,9 @@ def decode_uploaded(batch: Uploaded) -> list[Decoded]:
     torch.set_num_threads(1)
     source, adapted = codec_named(batch.arm.source), [version.codec() for version in batch.adapted]
     return [
-        _decoded(_made_by(payload, adapted, source), payload, original)
+        _decoded(maker_of(payload, adapted, source), payload, original)
         for payload, original in zip(batch.payloads, batch.originals, strict=True)
     ]
-
-
-def _made_by(payload: bytes, adapted: Sequence[NeuralStill], source: Codec) -> Codec:
-    """Return which codec made a payload; the source, which says what is missing, where none did."""
-    if not adapted:
-        return source
-    container = unpack(payload)
-    return next((codec for codec in adapted if codec.accepts(container)), source)
 
 
 def compress_on_board(batch: OnBoard) -> list[Decoded]:

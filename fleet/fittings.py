@@ -6,14 +6,16 @@ Not here: how adapters come about (`codec_adaptation`), coding (`vehicle`, `deco
 """
 
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
 from roadbits.codecs.adaptation.danice import adapted_codec
 from roadbits.codecs.adaptation.update import unpacked
+from roadbits.codecs.bitstream import unpack
 from roadbits.codecs.catalogue import codec_named
+from roadbits.codecs.codec import Codec
 from roadbits.codecs.neural.model_file import FrozenModel
 from roadbits.codecs.neural.still import NeuralStill
 
@@ -99,6 +101,18 @@ def adapter_versions(source: str, fittings: Fittings) -> dict[bytes, Version]:
     }
     versions = (Version(source, update) for update in sorted(updates))
     return {version.codec().adapter_hash: version for version in versions}
+
+
+def maker_of(payload: bytes, codecs: Sequence[NeuralStill], otherwise: Codec) -> Codec:
+    """Return which of some codecs made a payload, or the other, which says what is missing if it did not either.
+
+    Raises:
+        BitstreamError: if the payload is none.
+    """
+    if not codecs:
+        return otherwise
+    container = unpack(payload)
+    return next((codec for codec in codecs if codec.accepts(container)), otherwise)
 
 
 def file_of(model: FrozenModel) -> bytes:

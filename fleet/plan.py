@@ -116,10 +116,8 @@ class Plan:
     def _recipe(self) -> dict[str, Any]:
         include = {"codec", "batch_size", "crop", "learning_rate", "tuning_rate", "density_rate", "threads"}
         words = self._adaptation.model_dump(mode="json", include=include)
-        strategy = self._adaptation.strategy
-        proximal = strategy.proximal if strategy.kind == "fedprox" else 0.0
-        total = self._adaptation.rounds * self._adaptation.steps
-        return {**self._fleet_frames(), **words, "proximal": proximal, "total_steps": total}
+        proximal, steps = self._adaptation.strategy.pull, self._adaptation.all_steps
+        return {**self._fleet_frames(), **words, "proximal": proximal, "total_steps": steps}
 
     def lessons_key(self, job: Lessons) -> str:
         """Return the key of some steps of an adapter's training."""
@@ -286,11 +284,10 @@ class Plan:
         arms = ", ".join(arm.key for arm in self.arms)
         yield f"collect   {fleet.num_vehicles} vehicles x {len(self.arms)} arms: {arms}"
         if (adaptation := self.scenario.adaptation) is not None:
-            steps = adaptation.rounds * adaptation.steps
             yield (
                 f"adapt     {adaptation.codec} by {', '.join(adaptation.methods)}; "
                 f"shared: {', '.join(adaptation.sharing) or 'not at all'}; {adaptation.frames} frames and "
-                f"{steps} steps a vehicle and domain, seeds {list(adaptation.seeds)}"
+                f"{adaptation.all_steps} steps a vehicle and domain, seeds {list(adaptation.seeds)}"
             )
         if (restoration := self.scenario.restoration) is not None:
             learned = [kind for kind in restoration.restorers if kind != "unsharp"]

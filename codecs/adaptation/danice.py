@@ -10,7 +10,7 @@ into the header of each payload made with it. Without the adapter the source is 
 Source: Katakol, Herranz, Yang, Mrak, "DANICE: Domain adaptation without forgetting in neural image compression", CLIC
 2021. The paper's exact layers were not readable: the construction is this project's own.
 
-Not here: training an adapter (`adapter_training`), coding with one (`neural.still`).
+Not here: training an adapter (`training`), coding with one (`neural.still`).
 """
 
 import hashlib

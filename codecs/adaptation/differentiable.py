@@ -3,7 +3,7 @@
 Every rounding passes its gradient on as it is, every clipping where it does not clip. In float32 what comes out is what
 the exact layers give, so an adapter is trained on what it will meet; under autocast it comes near.
 
-Not here: what is put in between and what for (`adapter_training`).
+Not here: what is put in between and what for (`training`).
 """
 
 from collections.abc import Mapping

@@ -15,11 +15,11 @@ from roadbits.fleet.adapter_exchange import (
     AdapterLinks,
     Exchange,
     Exchanges,
-    NotAdaptableError,
     training_macs,
     training_seconds,
 )
 from roadbits.fleet.adapting import Lessons, Notice
+from roadbits.fleet.feasibility import DeviceError
 from roadbits.fleet.links import link_for
 from roadbits.fleet.scenario import Scenario
 
@@ -191,7 +191,7 @@ def test_a_device_that_only_just_encodes_cannot_train() -> None:
             )
         }
     )
-    with pytest.raises(NotAdaptableError, match="none is left to train"):
+    with pytest.raises(DeviceError, match="none is left to train"):
         training_seconds(slow, 0, 8)
 
 
