@@ -2,7 +2,8 @@
 
 A plain name of a neural codec means its shipped weights, `NAME:FILE` weights of one's own. `cae` and `hyperprior` name
 what a network is; `gain`, `scaling`, `mae` and `conditional` how it reaches several rates, whichever it is; `slimcae`
-and `slimhyperprior` one that has several widths, of which `slimcae/96` and `slimcae/96:FILE` take one out.
+and `slimhyperprior` one that has several widths, of which `slimcae/96` and `slimcae/96:FILE` take one out. Behind a
+`+` stands the file of an adapter, as in `cae+dusk.safetensors`.
 
 Not here: the codecs themselves.
 """
@@ -12,6 +13,7 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from roadbits.codecs.adaptation.danice import Adapter, AdapterError, adapted_codec
 from roadbits.codecs.bitstream import BitstreamError, CodecId, unpack
 from roadbits.codecs.codec import Codec, Image
 from roadbits.codecs.legacy.hevc import HEVC_INTRA
@@ -47,7 +49,9 @@ def still_codecs() -> tuple[Codec, ...]:
 
 
 def codec_named(name: str) -> Codec:
-    """Return a codec by its name; by `NAME:FILE` a neural one with weights of one's own, by `NAME/WIDTH` one width.
+    """Return a codec by its name.
+
+    `NAME:FILE` is a neural one with weights of one's own, `NAME/WIDTH` one width; `+FILE` behind either an adapter.
 
     Raises:
         ValueError: if there is none of that name, lists those there are; or if the weights cannot be used.
@@ -55,6 +59,9 @@ def codec_named(name: str) -> Codec:
     for codec in LEGACY_CODECS:
         if codec.name == name:
             return codec
+    unadapted, plus, adapter = name.rpartition("+")
+    if plus and adapter.endswith(".safetensors") and not Path(name.partition(":")[2]).is_file():
+        return _with_adapter(name, unadapted, Path(adapter))
     of_file, colon, file = name.partition(":")
     kind, slash, width = of_file.partition("/")
     takes_width = kind in _SLIM_NAMES.values() and width.isascii() and width.isdecimal()
@@ -63,7 +70,7 @@ def codec_named(name: str) -> Codec:
         raise ValueError(
             f"no codec {name!r}: choose from {', '.join(ready)}, "
             f"or NAME:FILE for weights of your own, of {', '.join(NEURAL_NAMES)}, "
-            "or NAME/WIDTH for one width of a codec of several"
+            "or NAME/WIDTH for one width of a codec of several, or any of these with +FILE for an adapter"
         )
     path = Path(file) if file else _shipped_weights(kind)
     if not file and not path.is_file():
@@ -73,6 +80,28 @@ def codec_named(name: str) -> Codec:
         return _neural(name, kind, int(width) if width else None, path, stat.st_mtime_ns, stat.st_size)
     except (ModelFileError, OSError, ValueError) as error:
         raise ValueError(f"codec {name}: {error}") from error
+
+
+def _with_adapter(name: str, unadapted: str, path: Path) -> NeuralStill:
+    """Return a codec with the adapter in a file.
+
+    Raises:
+        ValueError: if either cannot be used, or they do not belong together.
+    """
+    codec = codec_named(unadapted)
+    if not isinstance(codec, NeuralStill):
+        raise ValueError(f"codec {name}: an adapter belongs to a neural codec of one width, such as cae or slimcae/96")
+    try:
+        stat = path.stat()
+        return _adapted(name, codec, path, stat.st_mtime_ns, stat.st_size)
+    except (AdapterError, ModelFileError, OSError) as error:
+        raise ValueError(f"codec {name}: {error}") from error
+
+
+@functools.lru_cache(maxsize=32)
+def _adapted(name: str, codec: NeuralStill, path: Path, modified_ns: int, size: int) -> NeuralStill:
+    """Return a codec with an adapter; the last two arguments tell a changed file from the one in the cache."""
+    return adapted_codec(codec, Adapter.load(path), name)
 
 
 @functools.lru_cache(maxsize=32)

@@ -17,7 +17,6 @@ from dataclasses import dataclass, field
 from typing import assert_never
 
 from roadbits.codecs.adaptation.danice import AdapterError
-from roadbits.codecs.adaptation.enhancement import Residuals
 from roadbits.codecs.adaptation.update import Vector, packed, set_vector, unadapted, unpacked, vector_of
 from roadbits.fleet.adaptation_words import Adaptation, Sharing
 from roadbits.fleet.adapting import Lesson, Lessons, Notice, source_codec
@@ -231,10 +230,9 @@ class _Federated:
         if opened_us is None:
             return self._found
         self._now_us = opened_us
-        start = self._unadapted()
         vector, rounds = share(
             self._words.strategy,
-            vector_of(start),
+            first_vector(self._words),
             self._words.rounds,
             self._words.quorum,
             self._taking_part,
@@ -245,16 +243,8 @@ class _Federated:
         self._found.lessons = [self._notices[vehicle].lesson for vehicle in sorted(taught)]
         if taught:
             asked_us = {vehicle: max(self._now_us, at_us) for vehicle, at_us in self._reported_us.items()}
-            self._exchanges.hand_out(self._found, self._packed(vector), asked_us)
+            self._exchanges.hand_out(self._found, update_of(self._words, vector), asked_us)
         return self._found
-
-    def _unadapted(self) -> Residuals:
-        return unadapted(self._source, self._words.with_residuals)
-
-    def _packed(self, vector: Vector) -> bytes:
-        enhancement = self._unadapted()
-        set_vector(enhancement, vector)
-        return packed(enhancement)
 
     def _carry(self, vehicle: int, at_us: int, num_bytes: int) -> int:
         self._found.traffic_bytes += num_bytes
@@ -274,14 +264,9 @@ class _Federated:
         """Let vehicles train from a round's adapter, and return what arrives in time."""
         words, begin_us = self._words, self._now_us
         closes_us = begin_us + _us(words.round_s)
-        start = self._packed(vector) if number > 1 else b""
-        first_step = (number - 1) * words.steps
-        jobs = [
-            self._exchanges.job(
-                [self._notices[vehicle].lesson], start, first_step, words.steps, seed_of(self._exchanges.seed, vehicle)
-            )
-            for vehicle in vehicles
-        ]
+        start = update_of(words, vector) if number > 1 else b""
+        scenario, seed = self._exchanges.scenario, self._exchanges.seed
+        jobs = [lessons_of_round(scenario, seed, number, self._notices[vehicle].lesson, start) for vehicle in vehicles]
         trained = self._exchanges.train(f"round {number}, {self._found.domain}", jobs)
         updates, ends = [], [begin_us]
         for vehicle, outcome in zip(vehicles, trained, strict=True):
@@ -314,6 +299,34 @@ class _Federated:
         return RoundNote(
             one.number, begin_us / US_PER_S, end_us / US_PER_S, list(one.accepted), refused, one.has_quorum
         )
+
+
+def first_vector(words: Adaptation) -> Vector:
+    """Return the parameters with which rounds begin, float32 (n,)."""
+    return vector_of(unadapted(source_codec(words).model, words.with_residuals))
+
+
+def update_of(words: Adaptation, vector: Vector) -> bytes:
+    """Return an adapter of given parameters, float32 (n,), as it travels."""
+    enhancement = unadapted(source_codec(words).model, words.with_residuals)
+    set_vector(enhancement, vector)
+    return packed(enhancement)
+
+
+def lessons_of_round(scenario: Scenario, seed: int, number: int, lesson: Lesson, start: bytes) -> Lessons:
+    """Return the training of one vehicle in a round.
+
+    Args:
+        scenario: the run's words.
+        seed: of training.
+        number: of the round, from 1.
+        lesson: what the vehicle learns.
+        start: the round's adapter, as it travels; empty in the first.
+    """
+    words = scenario.adaptation
+    assert words is not None
+    first, own_seed = (number - 1) * words.steps, seed_of(seed, lesson.vehicle)
+    return Lessons(scenario, (lesson,), start, first, words.steps, own_seed, words.with_residuals)
 
 
 def seed_of(seed: int, vehicle: int) -> int:

@@ -27,7 +27,7 @@ from roadbits.fleet.ray_environment import loopback_works, prepare_ray
 from roadbits.fleet.results import Results, ResultsError
 from roadbits.fleet.run import Run, RunError
 from roadbits.fleet.scenario import Scenario
-from roadbits.fleet.scenario_file import load_scenario
+from roadbits.fleet.scenario_file import load_scenario, scenario_path
 from roadbits.fleet.store import StoreError
 from roadbits.fleet.uplink import UplinkError
 from roadbits.fleet.yaml_file import YamlFileError
@@ -131,9 +131,9 @@ def run(
     """Run SCENARIO: the name of a shipped one, or a YAML file. A sweep runs its variants one after the other."""
     if backend == "local" and (address or workers):
         raise click.UsageError("--address and --workers are Ray's, which --backend local does without")
-    scenarios = load_scenario(_scenario_path(scenario), settings)
+    scenarios = load_scenario(scenario_path(scenario), settings)
     sweep = len(scenarios) > 1
-    top = out or Path("runs") / (_scenario_path(scenario).stem if sweep else scenarios[0].name)
+    top = out or Path("runs") / (scenario_path(scenario).stem if sweep else scenarios[0].name)
     folders = [top / each.name if sweep else top for each in scenarios]
     opened: list[Backend] = []
 
@@ -189,20 +189,6 @@ def _write_report(folders: list[Path], page: Path) -> None:
     click.echo(f"{page}")
 
 
-def _scenario_path(text: str) -> Path:
-    """Return the file of a scenario given by path or by the name of a shipped one."""
-    from importlib.resources import files
-
-    path = Path(text)
-    if path.suffix in (".yaml", ".yml") or path.is_file():
-        return path
-    shipped = Path(str(files("roadbits.scenarios")))
-    names = sorted(file.stem for file in shipped.glob("*.yaml"))
-    if text not in names:
-        raise RunError(f"no scenario {text!r}: give the path of a YAML file, or one of {', '.join(names)}")
-    return shipped / f"{text}.yaml"
-
-
 @cli.command()
 @click.argument("scenarios", nargs=-1, required=True, metavar="SCENARIO...")
 @_settings("a scenario's key")
@@ -215,13 +201,13 @@ def check(scenarios: tuple[str, ...], settings: tuple[str, ...]) -> None:
     faults = []
     for name in scenarios:
         try:
-            for scenario in load_scenario(_scenario_path(name), settings):
+            for scenario in load_scenario(scenario_path(name), settings):
                 lines = [*Plan(scenario).describe(), *forecast(scenario)]
                 _check_network(scenario)
                 click.echo(f"{scenario.name}: {scenario.question or 'no question given'}")
                 for line in lines:
                     click.echo(f"  {line}")
-        except (YamlFileError, RunError, DataError, DeviceError, UplinkError) as error:
+        except (YamlFileError, FileNotFoundError, RunError, DataError, DeviceError, UplinkError) as error:
             faults.append(str(error))
     if faults:
         _fail("\n".join(faults), _WRONG_USE)
@@ -320,7 +306,7 @@ def encode(image: Path, payload: Path, codec_name: str, point: str | None, targe
 @cli.command()
 @click.argument("payload", type=click.Path(path_type=Path, dir_okay=False))
 @click.argument("image", type=click.Path(path_type=Path, dir_okay=False))
-@click.option("--codec", "codec_name", help="Only for weights of your own: NAME:FILE.")
+@click.option("--codec", "codec_name", help="Only for weights or an adapter of your own: NAME:FILE, NAME+FILE.")
 @_exit_codes
 def decode(payload: Path, image: Path, codec_name: str | None) -> None:
     """Decompress PAYLOAD into IMAGE, a lossless format."""
@@ -456,7 +442,7 @@ def bench(workers: int) -> None:
     """Measure deliveries, frames per second and cold starts on this machine; a few minutes."""
     from roadbits.fleet.bench import bench as figures
 
-    file = _scenario_path("bench")
+    file = scenario_path("bench")
     (scenario,) = load_scenario(file)
     ray = _backend("ray", None, workers)
     try:

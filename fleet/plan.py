@@ -13,6 +13,7 @@ from typing import Any
 
 from roadbits.codecs.catalogue import codec_named
 from roadbits.codecs.codec import OperatingPoint
+from roadbits.codecs.neural.still import NeuralStill
 from roadbits.downstream.setups import Frames, Setup
 from roadbits.fleet.adaptation_words import Adaptation
 from roadbits.fleet.adapting import Lessons, Tuning
@@ -313,8 +314,10 @@ def _hash(data: bytes) -> str:
 
 
 def _weights(arm: Arm) -> str:
-    """Return which weights an arm's codec uses, so that new ones under an old name are not taken for those."""
-    return codec_named(arm.source).model_hash.hex()
+    """Return which weights and adapter an arm's codec has, so that new ones by an old name are not taken for those."""
+    codec = codec_named(arm.source)
+    adapter = codec.adapter_hash if isinstance(codec, NeuralStill) else b""
+    return (codec.model_hash + adapter).hex()
 
 
 def _few(points: Sequence[OperatingPoint]) -> list[OperatingPoint]:

@@ -10,7 +10,7 @@ from pydantic import AfterValidator, Field, model_validator
 
 from roadbits.codecs.catalogue import codec_named
 from roadbits.codecs.codec import OperatingPoint
-from roadbits.codecs.neural.slim_still import SlimStill
+from roadbits.codecs.neural.still import NeuralStill
 from roadbits.fleet.adaptation_words import Adaptation
 from roadbits.fleet.camera_words import Cameras, FilePath, FolderCameras, VideoCameras
 from roadbits.fleet.parts import Count, NotNegative, Part, Positive, Seconds, Seed, Share, Wait, distinct
@@ -277,8 +277,11 @@ class Scenario(Part):
         if words.codec not in names:
             raise ValueError(f"adaptation.codec is {words.codec!r}: choose from those in use, {', '.join(names)}")
         codec = codec_named(words.codec)
-        if not codec.model_hash or isinstance(codec, SlimStill):
-            raise ValueError(f"adaptation.codec is {words.codec!r}: choose a neural codec of one width, such as cae")
+        if not isinstance(codec, NeuralStill) or codec.adapter_hash:
+            raise ValueError(
+                f"adaptation.codec is {words.codec!r}: choose a neural codec of one width and without an adapter, such "
+                "as cae"
+            )
         for point in (words.point, *words.points):
             codec.check(OperatingPoint.parse(point))
         if words.methods[0] not in ("cawf", "density") and words.sharing:

@@ -9,6 +9,7 @@ import itertools
 import math
 import types
 import typing
+from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -20,6 +21,22 @@ from roadbits.fleet.scenario import Scenario
 from roadbits.fleet.yaml_file import Fault, KeyPath, YamlFileError, dotted, dump_yaml, override, read_yaml, replaced
 
 _MOST_VARIANTS = 200
+
+
+def scenario_path(text: str) -> Path:
+    """Return the file of a scenario given by path or by the name of a shipped one.
+
+    Raises:
+        FileNotFoundError: if no shipped one has that name.
+    """
+    path = Path(text)
+    if path.suffix in (".yaml", ".yml") or path.is_file():
+        return path
+    shipped = Path(str(files("roadbits.scenarios")))
+    names = sorted(file.stem for file in shipped.glob("*.yaml"))
+    if text not in names:
+        raise FileNotFoundError(f"no scenario {text!r}: give the path of a YAML file, or one of {', '.join(names)}")
+    return shipped / f"{text}.yaml"
 
 
 def load_scenario(path: Path, settings: tuple[str, ...] = ()) -> list[Scenario]:

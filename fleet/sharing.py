@@ -91,11 +91,9 @@ def share(
         train: computes a round.
     """
     _identify()
-    strategy = GuardedStrategy(_strategy_of(words), quorum)
+    strategy = GuardedStrategy(words, quorum)
     grid = FleetGrid(vehicles, train, strategy.absent)
-    result = strategy.start(grid=grid, initial_arrays=_record_of(start), num_rounds=rounds)
-    last = _vector_of(result.arrays) if result.arrays.keys() else start
-    return last.astype(np.float32), strategy.rounds
+    return strategy.shared(grid, start, rounds), strategy.rounds
 
 
 class FleetGrid(Grid):
@@ -120,14 +118,13 @@ class FleetGrid(Grid):
         by_vehicle = {message.metadata.dst_node_id: message for message in messages}
         if not by_vehicle:
             return []
-        arrays = next(iter(by_vehicle.values())).content["arrays"]
-        assert isinstance(arrays, ArrayRecord)
-        updates = self._train(self._round, _vector_of(arrays).astype(np.float32), sorted(by_vehicle))
-        self._round += 1
+        number, vector = asked_by(next(iter(by_vehicle.values())))
+        updates = self._train(number, vector, sorted(by_vehicle))
+        self._round = number + 1
         self._absent.clear()
         self._absent.update({update.vehicle: update.reason for update in updates if update.vector is None})
         return [
-            Message(_reply_of(update.vector, update.frames), reply_to=by_vehicle[update.vehicle])
+            Message(reply_of(update.vehicle, update.vector, update.frames), reply_to=by_vehicle[update.vehicle])
             for update in sorted(updates, key=lambda update: update.vehicle)
             if update.vector is not None
         ]
@@ -160,12 +157,25 @@ def _unused() -> NoReturn:
 class GuardedStrategy(Strategy):
     """One of Flower's strategies, behind checks of every update, and of their number."""
 
-    def __init__(self, inner: Strategy, quorum: int) -> None:
-        """Take the strategy, and how many updates a round needs."""
-        self._inner, self._quorum = inner, quorum
+    def __init__(self, words: StrategyWords, quorum: int) -> None:
+        """Take the strategy's words, and how many updates a round needs."""
+        self._inner, self._quorum = _strategy_of(words), quorum
         self._before: NDArray[np.float64] = np.zeros(0)
         self.absent: dict[int, str] = {}
         self.rounds: list[Round] = []
+
+    def shared(self, grid: Grid, start: Vector, rounds: int, timeout_s: float = 3600.0) -> Vector:
+        """Run for some rounds and return the shared parameters, float32 (n,).
+
+        Args:
+            grid: of the vehicles.
+            start: parameters to begin with.
+            rounds: how many.
+            timeout_s: a round waits for its vehicles, where they answer in their own time.
+        """
+        result = self.start(grid=grid, initial_arrays=_record_of(start), num_rounds=rounds, timeout=timeout_s)
+        last = _vector_of(result.arrays) if result.arrays.keys() else start
+        return last.astype(np.float32)
 
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
@@ -180,9 +190,15 @@ class GuardedStrategy(Strategy):
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """Return what the strategy makes of the updates that count; nothing if they are too few."""
-        messages = {message.metadata.src_node_id: message for message in replies}
+        answers = list(replies)
+        refused = dict(self.absent)
+        for message in answers:
+            if message.has_error():
+                refused[message.metadata.src_node_id] = message.error.reason or "it failed without a reason"
+        messages = {_vehicle_of(message): message for message in answers if not message.has_error()}
+        messages = dict(sorted(messages.items()))
         vectors = {vehicle: _vector_of(_arrays_in(message)) for vehicle, message in messages.items()}
-        refused = {**self.absent, **implausible(vectors, self._before)}
+        refused |= implausible(vectors, self._before)
         accepted = tuple(vehicle for vehicle in messages if vehicle not in refused)
         has_quorum = len(accepted) >= self._quorum
         self.rounds.append(Round(server_round, accepted, refused, has_quorum))
@@ -262,8 +278,28 @@ def _arrays_in(message: Message) -> ArrayRecord:
     return arrays
 
 
-def _reply_of(vector: Vector, frames: int) -> RecordDict:
-    return RecordDict({"arrays": _record_of(vector), "metrics": MetricRecord({_EXAMPLES: frames})})
+def asked_by(message: Message) -> tuple[int, Vector]:
+    """Return the round's number and its adapter's parameters, float32 (n,), of a message to a vehicle."""
+    config = message.content["config"]
+    assert isinstance(config, ConfigRecord)
+    return int(str(config["server-round"])), _vector_of(_arrays_in(message)).astype(np.float32)
+
+
+def reply_of(vehicle: int, vector: Vector, frames: int) -> RecordDict:
+    """Return what a vehicle sends back: its number, its adapter's parameters (n,), and how many frames taught it."""
+    return RecordDict(
+        {
+            "arrays": _record_of(vector),
+            "metrics": MetricRecord({_EXAMPLES: frames}),
+            "sender": ConfigRecord({"vehicle": vehicle}),
+        }
+    )
+
+
+def _vehicle_of(message: Message) -> int:
+    sender = message.content["sender"]
+    assert isinstance(sender, ConfigRecord)
+    return int(str(sender["vehicle"]))
 
 
 def _identify() -> None:

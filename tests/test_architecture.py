@@ -22,7 +22,7 @@ MAY_NOT_IMPORT = {
 }
 ONLY_IN = {
     "ray": ("fleet/actors.py",),
-    "flwr": ("fleet/sharing.py",),
+    "flwr": ("fleet/sharing.py", "fleet/flower_app.py"),
     "yaml": ("fleet/yaml_file.py",),
     "constriction": ("codecs/symbol_tables.py", "codecs/neural/still.py"),
     "click": ("fleet/cli.py",),

@@ -183,15 +183,20 @@ def adapted(source: FrozenModel, adapter: Adapter) -> FrozenModel:
         raise AdapterError(f"adapter {adapter.hash.hex()} does not fit its source: {error}") from error
 
 
-def adapted_codec(codec: NeuralStill, adapter: Adapter) -> NeuralStill:
+def adapted_codec(codec: NeuralStill, adapter: Adapter, name: str = "") -> NeuralStill:
     """Return a codec with an adapter, whose payloads name both; the codec given stays as it is.
+
+    Args:
+        codec: the source.
+        adapter: on it.
+        name: of what comes of them; the adapter's domain or hash behind the codec's name if left out.
 
     Raises:
         AdapterError: if the adapter belongs to another codec, or the codec has an adapter already.
     """
     if codec.adapter_hash:
         raise AdapterError(f"codec {codec.name} has the adapter {codec.adapter_hash.hex()} already")
-    name = f"{codec.name}+{adapter.description.domain or adapter.hash.hex()}"
+    name = name or f"{codec.name}+{adapter.description.domain or adapter.hash.hex()}"
     return NeuralStill(name, adapted(codec.model, adapter), codec.model_hash, adapter.hash)
 
 

@@ -107,7 +107,8 @@ class TestBadScenario:
             "roadbits: --set: fleet.vehicles input should be greater than or equal to 1, got 0",
             "mine.yaml:4: codecs[0].name no codec 'jpg': choose from jpeg, jpeg2000, webp, avif, hevc-intra, "
             "cae, hyperprior, slimcae, or NAME:FILE for weights of your own, of cae, hyperprior, scaling, mae, "
-            "conditional, gain, slimcae, slimhyperprior, or NAME/WIDTH for one width of a codec of several",
+            "conditional, gain, slimcae, slimhyperprior, or NAME/WIDTH for one width of a codec of several, or "
+            "any of these with +FILE for an adapter",
             "mine.yaml:5: sed is no key of a scenario; did you mean seed?",
         ]
 

@@ -1,14 +1,15 @@
 """What becomes of a round's updates: the mean of those that count, the same every time, and nothing from too few."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import pytest
+from flwr.app import Error, Message
 
 from roadbits.codecs.adaptation.update import Vector
 from roadbits.fleet.adaptation_words import StrategyWords
-from roadbits.fleet.sharing import Round, TrainRound, Update, implausible, share
+from roadbits.fleet.sharing import FleetGrid, GuardedStrategy, Round, TrainRound, Update, implausible, share
 
 SIZE = 500
 KINDS = ("fedavg", "fedprox", "fedadam", "trimmed-mean", "median")
@@ -115,3 +116,22 @@ def test_two_updates_cannot_tell_which_of_them_is_too_long() -> None:
 
 def test_flower_sends_no_telemetry() -> None:
     assert os.environ["FLWR_TELEMETRY_ENABLED"] == "0"
+
+
+class FailingGrid(FleetGrid):
+    """One vehicle answers with an error, as Flower's own broker passes it on."""
+
+    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
+        failing, *others = list(messages) or [None]
+        replies = super().send_and_receive(others, timeout=timeout)
+        return [*replies, Message(Error(1, "vehicle 0 noticed nothing"), reply_to=failing)] if failing else []
+
+
+def test_a_vehicle_that_answers_with_an_error_is_named_and_the_others_count() -> None:
+    expected, _ = shared(honest, vehicles=(1, 2))  # which also tells Flower who speaks
+    strategy = GuardedStrategy(StrategyWords(), quorum=2)
+    grid = FailingGrid(lambda number: (0, 1, 2), honest, strategy.absent)
+    assert np.array_equal(strategy.shared(grid, np.zeros(SIZE, np.float32), rounds=1), expected)
+    (only,) = strategy.rounds
+    assert only.accepted == (1, 2)
+    assert list(only.refused.values()) == ["vehicle 0 noticed nothing"]

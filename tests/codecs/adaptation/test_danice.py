@@ -147,6 +147,26 @@ def test_a_file_holds_the_same_adapter(source: NeuralStill, adapter: Adapter, tm
     assert payloads[0] == payloads[1]
 
 
+def test_a_codec_with_an_adapter_has_a_name_of_its_own(source: NeuralStill, adapter: Adapter, tmp_path: Path) -> None:
+    file = tmp_path / "night.safetensors"
+    adapter.save(file)
+    codec = codec_named(f"{source.name}+{file}")
+    assert (codec.name, codec.model_hash) == (f"{source.name}+{file}", source.model_hash)
+    payload = codec.encode(NIGHTS[1], codec.points[1])
+    with pytest.raises(BitstreamError, match="once that adapter is here"):
+        catalogue.decode(payload)
+    assert np.array_equal(catalogue.decode(payload, [codec]), codec.decode(payload))
+    for name, reason in {
+        f"jpeg+{file}": "one width",
+        f"slimcae+{file}": "one width",
+        f"slimcae/48+{file}": "belongs to the model",
+        f"{codec.name}+{file}": "has the adapter",
+        f"{source.name}+{tmp_path}/none.safetensors": "none.safetensors",
+    }.items():
+        with pytest.raises(ValueError, match=reason):
+            codec_named(name)
+
+
 def test_an_adapted_payload_decodes_alike_on_any_number_of_threads_and_without_onednn(
     source: NeuralStill, adapter: Adapter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
