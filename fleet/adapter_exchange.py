@@ -6,8 +6,8 @@ link carries of them is known before any frame is sent, so the frames' link is t
 Federated: a vehicle that has noticed a new domain and has its frames reports to the server; once there are a quorum,
 rounds begin. The round's adapter goes down to every vehicle that has reported, each trains while it does not encode,
 and its update goes up; whoever is later than the round waits is left out of it. A vehicle that reports after the last
-round gets the adapter as it is. Local: each vehicle trains alone, and tells the server its adapter before it uses it.
-Central: vehicles send their frames without loss, the server trains.
+round gets the adapter as it is. Local: each vehicle trains alone, uses its adapter at once, and sends it ahead of what it
+codes with it. Central: vehicles send their frames without loss, the server trains.
 
 Not here: noticing and training (`adapting`), which of it is computed anew (`codec_adaptation`).
 """
@@ -175,7 +175,8 @@ class Exchanges:
                 continue
             trained_us = notice.ready_us + _us(training_seconds(self.scenario, notice.vehicle, self.words.all_steps))
             told_us = self.links.carry(notice.vehicle, trained_us, len(update))
-            found.equipped.append(Equipped(notice.vehicle, domain, told_us, update))
+            # It may use what it trained at once: the link carries the adapter before any frame coded with it.
+            found.equipped.append(Equipped(notice.vehicle, domain, trained_us, told_us, update))
             found.traffic_bytes += len(update)
             found.train_macs += training_macs(self.words, self.words.all_steps)
         return found
@@ -206,7 +207,7 @@ class Exchanges:
         """Send an adapter down to vehicles, at the times when it was there and they had asked for it."""
         for vehicle, at_us in asked_us.items():
             here_us = self.links.carry(vehicle, at_us, len(update))
-            found.equipped.append(Equipped(vehicle, found.domain, here_us, update))
+            found.equipped.append(Equipped(vehicle, found.domain, here_us, at_us, update))
             found.traffic_bytes += len(update)
 
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from roadbits.fleet.backend import Backend
 from roadbits.fleet.collector import Collector, states_from
-from roadbits.fleet.fittings import Fitting, Fittings, adapter_versions
+from roadbits.fleet.fittings import Fitting, Fittings, adapters_here_us
 from roadbits.fleet.plan import Plan
 from roadbits.fleet.progress import Display
 from roadbits.fleet.scenario import Scenario
@@ -70,7 +70,7 @@ def collect(
     vehicles = range(scenario.fleet.num_vehicles)
     at = {vehicle: (0, (ArmState(),) * len(plan.arms)) for vehicle in vehicles}
     at |= {v: (frame, states_from(text)) for v, (frame, text) in store.progress().items()}
-    collector = Collector(store, scenario.fleet.deadline_s, _known_adapters(scenario, fittings))
+    collector = Collector(store, scenario.fleet.deadline_s, _adapters_here_us(scenario, fittings))
     with display.bar("collect", sum(lengths)) as bar:
         bar.set(sum(frame for frame, _ in at.values()))
         for first in range(0, max(lengths), SEGMENT_FRAMES):
@@ -84,9 +84,9 @@ def collect(
     store.keep("complete", key)
 
 
-def _known_adapters(scenario: Scenario, fittings: Fittings) -> frozenset[bytes]:
+def _adapters_here_us(scenario: Scenario, fittings: Fittings) -> dict[bytes, int]:
     words = scenario.adaptation
-    return frozenset(adapter_versions(words.codec, fittings)) if words else frozenset()
+    return adapters_here_us(words.codec, fittings) if words else {}
 
 
 def _on_board(fittings: Fittings, vehicle: int) -> dict[str, Fitting]:

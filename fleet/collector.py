@@ -4,11 +4,13 @@ A verdict: *delivered*; *late* (arrived after the deadline: stored, but trains n
 damaged, foreign, or not what the upload says it is: stored for inspection); or the fate the vehicle already knows,
 *lost*, *backlog* or *dropped*.
 
+A payload that arrives before its adapter waits for it and counts from then on; if it never comes, that is the reason.
+
 Not here: the store's files (`store`), decoding (`decoded`).
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 
 from roadbits.codecs.bitstream import BitstreamError, unpack
@@ -23,9 +25,15 @@ from roadbits.fleet.vehicle import Arm, ArmState, Upload
 class Collector:
     """Receives uploads into a store."""
 
-    def __init__(self, store: Store, deadline_s: float, adapters: frozenset[bytes] = frozenset()) -> None:
-        """Take the store, the age in seconds beyond which an upload is late, and hashes of adapters that are here."""
-        self._store, self._adapters = store, adapters
+    def __init__(self, store: Store, deadline_s: float, adapters_here_us: Mapping[bytes, int] | None = None) -> None:
+        """Take what the verdicts depend on.
+
+        Args:
+            store: takes the uploads.
+            deadline_s: age in seconds beyond which an upload is late.
+            adapters_here_us: since when each adapter is here, in virtual microseconds, by its hash.
+        """
+        self._store, self._adapters_here_us = store, adapters_here_us or {}
         self._deadline_us = round(deadline_s * US_PER_S)
 
     def receive(self, uploads: Sequence[Upload], vehicle: int, next_frame: int, states: tuple[ArmState, ...]) -> int:
@@ -68,7 +76,7 @@ class Collector:
             return upload.fate, upload.reason
         try:
             container = unpack(upload.payload)
-            codec = codec_of(upload.payload, (codec_named(upload.arm.source),), self._adapters)
+            codec = codec_of(upload.payload, (codec_named(upload.arm.source),), self._adapters_here_us)
         except BitstreamError as error:
             return "rejected", str(error)
         if (container.height, container.width) != (upload.height, upload.width):
@@ -78,8 +86,12 @@ class Collector:
             )
         if codec.name != upload.arm.source:
             return "rejected", f"payload is of {codec.name}, the vehicle uses {upload.arm.source}"
-        if upload.arrival_us - upload.captured_us > self._deadline_us:
-            return "late", f"arrived {(upload.arrival_us - upload.captured_us) / US_PER_S:.1f} s after capture"
+        # A payload that is here before its adapter waits for it.
+        adapter_us = self._adapters_here_us.get(container.adapter_hash, 0)
+        age_us = max(upload.arrival_us, adapter_us) - upload.captured_us
+        if age_us > self._deadline_us:
+            came = "arrived" if upload.arrival_us >= adapter_us else "its adapter arrived"
+            return "late", f"{came} {age_us / US_PER_S:.1f} s after capture"
         return "delivered", ""
 
 

@@ -63,12 +63,14 @@ class Equipped:
         vehicle: its number.
         domain: for whose frames.
         from_us: since when, in virtual microseconds.
+        known_us: since when the server has it and can decode with it.
         update: from which it builds the adapter.
     """
 
     vehicle: int
     domain: str
     from_us: int
+    known_us: int
     update: bytes
 
 
@@ -96,11 +98,23 @@ Fittings = Mapping[str, Mapping[int, Fitting]]
 
 def adapter_versions(source: str, fittings: Fittings) -> dict[bytes, Version]:
     """Return every adapter on board of any vehicle, on a source codec, by the hash that its payloads carry."""
-    updates = {
-        each.update for vehicles in fittings.values() for fitting in vehicles.values() for each in fitting.equipped
-    }
-    versions = (Version(source, update) for update in sorted(updates))
+    versions = (Version(source, update) for update in sorted(_known_us(fittings)))
     return {version.codec().adapter_hash: version for version in versions}
+
+
+def adapters_here_us(source: str, fittings: Fittings) -> dict[bytes, int]:
+    """Return since when the server has each adapter, in virtual microseconds, by the hash that its payloads carry."""
+    return {Version(source, update).codec().adapter_hash: known_us for update, known_us in _known_us(fittings).items()}
+
+
+def _known_us(fittings: Fittings) -> dict[bytes, int]:
+    """Return since when the server has each update."""
+    known: dict[bytes, int] = {}
+    for vehicles in fittings.values():
+        for fitting in vehicles.values():
+            for each in fitting.equipped:
+                known[each.update] = min(each.known_us, known.get(each.update, each.known_us))
+    return known
 
 
 def maker_of(payload: bytes, codecs: Sequence[NeuralStill], otherwise: Codec) -> Codec:

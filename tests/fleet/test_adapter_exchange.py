@@ -153,13 +153,14 @@ def test_of_many_vehicles_some_are_asked_anew_in_each_round() -> None:
     assert asked == exchange(words, notices(*[1.0] * 8))[2]
 
 
-def test_alone_a_vehicle_tells_the_server_before_it_uses_what_it_learned() -> None:
+def test_alone_a_vehicle_uses_at_once_what_it_learned_and_the_server_knows_when_it_has_come() -> None:
     words = scenario(sharing="local")
     found, _, asked = exchange(words, notices(1, 4))
     assert [job.steps for job in asked] == [16, 16]
     assert asked[0].seed != asked[1].seed
-    expected_s = 1 + training_seconds(words, 0, 16) + carried_s(len(update()))
-    assert found.equipped[0].from_us == pytest.approx(expected_s * US, abs=20)
+    trained_s = 1 + training_seconds(words, 0, 16)
+    assert found.equipped[0].from_us == pytest.approx(trained_s * US, abs=20)
+    assert found.equipped[0].known_us == pytest.approx((trained_s + carried_s(len(update()))) * US, abs=20)
     assert found.traffic_bytes == 2 * len(update())
 
 

@@ -5,9 +5,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from roadbits.codecs.adaptation.danice import adapted_codec
+from roadbits.codecs.adaptation.update import unadapted
 from roadbits.codecs.bitstream import CodecId, Container, pack
+from roadbits.codecs.catalogue import codec_named
 from roadbits.codecs.codec import OperatingPoint
 from roadbits.codecs.legacy.stills import JPEG, WEBP
+from roadbits.codecs.neural.still import NeuralStill
 from roadbits.fleet.collector import Collector, states_from, upload_id
 from roadbits.fleet.policies import Account
 from roadbits.fleet.rate_control import ControlState
@@ -191,3 +195,36 @@ def test_the_states_of_a_vehicle_are_committed_with_its_uploads(tmp_path: Path) 
     with Store(tmp_path / "s.sqlite") as store:
         ((vehicle, (next_frame, text)),) = store.progress().items()
     assert (vehicle, next_frame, states_from(text)) == (3, 6, STATES)
+
+
+@pytest.fixture(scope="module")
+def adapted() -> NeuralStill:
+    source = codec_named("cae")
+    assert isinstance(source, NeuralStill)
+    return adapted_codec(source, unadapted(source.model, with_residuals=False).freeze("night"))
+
+
+@pytest.mark.parametrize(
+    ("here_s", "expected"),
+    [
+        ({}, ("rejected", "needs the adapter {} on the cae model")),
+        ({"ab" * 6: 1}, ("rejected", "needs the adapter {} on the cae model")),
+        ({"own": 0}, ("delivered", "")),
+        ({"own": 64.9}, ("delivered", "")),
+        ({"own": 65.1}, ("late", "its adapter arrived 60.1 s after capture")),
+    ],
+)
+def test_a_payload_waits_for_its_adapter(
+    tmp_path: Path, adapted: NeuralStill, here_s: dict[str, float], expected: tuple[str, str]
+) -> None:
+    image = np.repeat(np.repeat(IMAGE, 2, 0), 2, 1)
+    payload = adapted.encode(image, adapted.points[0])
+    arm = Arm("cae+local", str(adapted.points[0]))
+    upload = replace(SENT, arm=arm, payload=payload, payload_bytes=len(payload), height=40, width=60)
+    own = adapted.adapter_hash
+    here_us = {own if name == "own" else bytes.fromhex(name): round(s * 1e6) for name, s in here_s.items()}
+    with Store(tmp_path / "s.sqlite") as store:
+        Collector(store, 60.0, here_us).receive([upload], 3, 6, STATES)
+        (row,) = store.records(arm.codec, arm.point, payloads=True)
+    assert (row.verdict, row.payload) == (expected[0], payload)
+    assert expected[1].format(own.hex()) in row.reason
