@@ -145,13 +145,12 @@ def codec_of(payload: bytes, further: Sequence[Codec] = (), adapters: Collection
     if container.codec_id in _LEGACY_IDS:
         return _LEGACY_IDS[container.codec_id]
     kind = container.codec_id.name.lower()
-    plain = replace(container, adapter_hash=b"") if container.adapter_hash in adapters else container
-    known = []
+    plain, known = replace(container, adapter_hash=b""), []
     for codec in _neural_codecs(kind, further):
-        if codec.accepts(container) or codec.accepts(plain):
+        if codec.accepts(container) or (container.adapter_hash in adapters and codec.accepts(plain)):
             return codec
         known.append(codec)
-    if container.adapter_hash and any(codec.model_hash == container.model_hash for codec in known):
+    if any(codec.accepts(plain) for codec in known):
         raise BitstreamError(
             f"payload needs the adapter {container.adapter_hash.hex()} on the {kind} model "
             f"{container.model_hash.hex()}: it can be decoded once that adapter is here"

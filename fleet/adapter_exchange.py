@@ -6,8 +6,8 @@ link carries of them is known before any frame is sent, so the frames' link is t
 Federated: a vehicle that has noticed a new domain and has its frames reports to the server; once there are a quorum,
 rounds begin. The round's adapter goes down to every vehicle that has reported, each trains while it does not encode,
 and its update goes up; whoever is later than the round waits is left out of it. A vehicle that reports after the last
-round gets the adapter as it is. Local: each vehicle trains alone, uses its adapter at once, and sends it ahead of what it
-codes with it. Central: vehicles send their frames without loss, the server trains.
+round gets the adapter as it is. Local: each vehicle trains alone, uses its adapter at once, and sends it ahead of what
+it codes with it. Central: vehicles send their frames without loss, the server trains.
 
 Not here: noticing and training (`adapting`), which of it is computed anew (`codec_adaptation`).
 """

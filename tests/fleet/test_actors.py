@@ -56,6 +56,35 @@ print("digest", Run(words, Path(folder), backend, quiet=True).execute(resume=Tru
 """
 )
 
+ADAPTING = (
+    "fleet.vehicles=3",
+    "fleet.uplink={kind: constant, rate_mbps: 2.0}",
+    "fleet.device={encode_watts: 5, radio_joules_per_mbit: 1, gmac_per_s: 20.0, joules_per_gmac: 0.3, memory_mb: 256}",
+    "cameras={kind: street, height: 96, width: 128, domains: [day, night], frames_per_vehicle: 14, interval_s: 5.0, "
+    "test_frames: 4, test_vehicles: 1}",
+    "codecs=[{name: cae, points: [lambda=0.0067]}]",
+    "adaptation={codec: cae, point: lambda=0.0067, points: [lambda=0.0009, lambda=0.0067, lambda=0.025], frames: 2, "
+    "rounds: 2, steps: 2, quorum: 2, batch_size: 1, crop: 64, measured_frames: 2, "
+    "drift: {baseline_frames: 3, threshold: 4.0}}",
+    "downstream=null",
+)
+
+KILL_IN_A_ROUND = """
+import signal
+import roadbits.fleet.codec_adaptation as codec_adaptation
+
+trained, marker = codec_adaptation._trained, sys.argv[1]
+
+def trained_but_dies_once(job):
+    if job.first_step and job.lessons[0].vehicle == 1 and not Path(marker).exists():
+        Path(marker).write_text("x")
+        os.kill(os.getpid(), signal.SIGKILL)
+    return trained(job)
+
+codec_adaptation._trained = trained_but_dies_once
+del sys.argv[1]
+"""
+
 KILL = (
     PROGRAM
     + """
@@ -166,6 +195,16 @@ def test_a_run_whose_workers_are_killed_keeps_its_digest(expected: str, tmp_path
     assert child.returncode == 0, errors[-3000:]
     assert killed, "no worker was seen at work"
     assert digest_of(output) == expected
+
+
+def test_a_worker_killed_in_the_second_round_of_sharing_changes_nothing(tmp_path: Path) -> None:
+    (words,) = load_scenario(SMOKE, ADAPTING)
+    results = Run(words, tmp_path / "local", LocalBackend, quiet=True).execute()
+    assert results.adaptation[0].rounds == 2
+    program = RUN.replace(PROGRAM, PROGRAM + KILL_IN_A_ROUND)
+    output = python(program, str(tmp_path / "died"), "2", str(tmp_path / "ray"), str(SMOKE), *ADAPTING)
+    assert (tmp_path / "died").exists(), "no worker died"
+    assert digest_of(output) == results.digest
 
 
 def _descendants(ancestor: int) -> list[int]:

@@ -214,6 +214,18 @@ def test_without_quorum_the_fleet_keeps_its_source(tmp_path: Path) -> None:
     assert federated.bpp == source.bpp
 
 
+@pytest.mark.parametrize("name", ["hyperprior", "slimcae/96"])
+def test_other_codecs_adapt_likewise(name: str, tmp_path: Path) -> None:
+    codec = f"codecs=[{{name: {name}, points: [lambda=0.0067]}}]"
+    settings = (f"adaptation.codec={name}", "adaptation.sharing=[federated]", "adaptation.methods=[cawf]")
+    results = execute(tmp_path / "run", codec, *settings)
+    (row,) = results.adaptation
+    assert (row.equipped, row.rounds, row.bd_rate_source, row.old_payloads_bit_exact) == (3, 2, 0, 1)
+    assert row.parameters_percent <= 3
+    assert row.bd_rate_target != 0
+    assert [upload.codec for upload in results.uploads] == [name, f"{name}+federated"]
+
+
 REFUSED: Sequence[tuple[tuple[str, ...], str]] = [
     (("adaptation.codec=jpeg",), "choose from those in use, cae"),
     (("codecs=[{name: slimcae, points: ['width=192,lambda=0.0067']}]", "adaptation.codec=slimcae"), "slimcae"),

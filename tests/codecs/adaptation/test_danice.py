@@ -38,7 +38,7 @@ def night(seed: int, height: int = 96, width: int = 128) -> Image:
 NIGHTS = [night(seed) for seed in range(4)]
 
 
-@pytest.fixture(scope="module", params=["cae", "hyperprior"])
+@pytest.fixture(scope="module", params=["cae", "hyperprior", "slimcae/48"])
 def source(request: pytest.FixtureRequest) -> NeuralStill:
     codec = codec_named(request.param)
     assert isinstance(codec, NeuralStill)
