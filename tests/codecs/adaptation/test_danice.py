@@ -159,7 +159,7 @@ def test_a_codec_with_an_adapter_has_a_name_of_its_own(source: NeuralStill, adap
     for name, reason in {
         f"jpeg+{file}": "one width",
         f"slimcae+{file}": "one width",
-        f"slimcae/48+{file}": "belongs to the model",
+        f"slimcae/72+{file}": "belongs to the model",
         f"{codec.name}+{file}": "has the adapter",
         f"{source.name}+{tmp_path}/none.safetensors": "none.safetensors",
     }.items():
