@@ -45,6 +45,10 @@ class CodecId(IntEnum):
     HEVC_INTRA = 5
     CAE = 6
     HYPERPRIOR = 7
+    MPEG2 = 8
+    H264 = 9
+    HEVC = 10
+    AV1 = 11
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,8 @@ from pathlib import Path
 
 from roadbits.codecs.adaptation.danice import Adapter, AdapterError, adapted_codec
 from roadbits.codecs.bitstream import BitstreamError, CodecId, unpack
-from roadbits.codecs.codec import Codec, Image
+from roadbits.codecs.codec import Clip, ClipCodec, Codec, Image
+from roadbits.codecs.legacy.clips import CLIP_CODECS
 from roadbits.codecs.legacy.hevc import HEVC_INTRA
 from roadbits.codecs.legacy.stills import AVIF, JPEG, JPEG2000, WEBP
 from roadbits.codecs.neural.model_file import FrozenModel, ModelFileError
@@ -30,6 +31,8 @@ _SLIM_NAMES = {"cae": "slimcae", "hyperprior": "slimhyperprior"}
 _LEGACY_IDS = dict(
     zip((CodecId.JPEG, CodecId.JPEG2000, CodecId.WEBP, CodecId.AVIF, CodecId.HEVC_INTRA), LEGACY_CODECS, strict=True)
 )
+
+_CLIP_IDS = {codec.codec_id: codec for codec in reversed(CLIP_CODECS)}
 
 NeuralCodec = NeuralStill | SlimStill
 
@@ -80,6 +83,22 @@ def codec_named(name: str) -> Codec:
         return _neural(name, kind, int(width) if width else None, path, stat.st_mtime_ns, stat.st_size)
     except (ModelFileError, OSError, ValueError) as error:
         raise ValueError(f"codec {name}: {error}") from error
+
+
+def still_or_clip_codec_named(name: str) -> Codec | ClipCodec:
+    """Return a codec of stills or clips by its name.
+
+    Raises:
+        ValueError: as `codec_named` does.
+    """
+    for codec in CLIP_CODECS:
+        if codec.name == name:
+            return codec
+    try:
+        return codec_named(name)
+    except ValueError as error:
+        clips = ", ".join(codec.name for codec in CLIP_CODECS)
+        raise ValueError(f"{error}; of clips: {clips}" if "choose from" in str(error) else str(error)) from error
 
 
 def _with_adapter(name: str, unadapted: str, path: Path) -> NeuralStill:
@@ -144,6 +163,8 @@ def codec_of(payload: bytes, further: Sequence[Codec] = (), adapters: Collection
     container = unpack(payload)
     if container.codec_id in _LEGACY_IDS:
         return _LEGACY_IDS[container.codec_id]
+    if container.codec_id in _CLIP_IDS:
+        raise BitstreamError(f"payload is a clip of {_CLIP_IDS[container.codec_id].name}, expected a still")
     kind = container.codec_id.name.lower()
     plain, known = replace(container, adapter_hash=b""), []
     for codec in _neural_codecs(kind, further):
@@ -174,3 +195,15 @@ def _neural_codecs(kind: str, further: Sequence[Codec]) -> Iterator[NeuralCodec]
 def decode(payload: bytes, further: Sequence[Codec] = ()) -> Image:
     """Return the image uint8 (H, W, 3) of any codec's payload; arguments and errors are those of `codec_of`."""
     return codec_of(payload, further).decode(payload)
+
+
+def decode_clip(payload: bytes) -> Clip:
+    """Return the clip uint8 (T, H, W, 3) of a payload.
+
+    Raises:
+        BitstreamError: if the payload is damaged, of a still, or needs weights that are not there.
+    """
+    codec_id = unpack(payload).codec_id
+    if codec_id not in _CLIP_IDS:
+        raise BitstreamError(f"payload is of {codec_id.name.lower()}, expected a clip")
+    return _CLIP_IDS[codec_id].decode(payload)

@@ -1,9 +1,9 @@
-"""The seam of every still codec: images in, payloads out, and the operating points in between.
+"""The seams of every codec: images or clips in, payloads out, and the operating points in between.
 
-An image is a uint8 (H, W, 3) RGB array; a payload is a self-contained `bytes` object whose length is the rate
-(`bitstream`). One interface serves JPEG and neural codecs alike.
+An image is a uint8 (H, W, 3) RGB array, a clip uint8 (T, H, W, 3); a payload is a self-contained `bytes` object whose
+length is the rate (`bitstream`). One interface serves JPEG and neural codecs alike.
 
-Not here: clips, which get a seam of their own, and the choice of a codec by name (`catalogue`).
+Not here: the choice of a codec by name (`catalogue`).
 """
 
 import math
@@ -85,6 +85,12 @@ class Complexity:
         return self.weight_bytes + self.peak_activation_bytes
 
 
+Clip = NDArray[np.uint8]
+"""Consecutive frames of one camera, RGB, (T, H, W, 3)."""
+MAX_CLIP_PIXELS = 512 * 1024 * 1024
+"""No clip may have more, all frames together: decoded it takes three bytes each."""
+
+
 class Codec(Protocol):
     """A still codec: stateless after construction, safe to share between threads."""
 
@@ -151,3 +157,75 @@ def check_image(image: Image, largest_side: int = 65535) -> tuple[int, int]:
     if not (1 <= height <= largest_side and 1 <= width <= largest_side):
         raise ValueError(f"expected sides of 1 to {largest_side} pixels, got {height} x {width}")
     return height, width
+
+
+class ClipCodec(Protocol):
+    """A codec of clips, uint8 (T, H, W, 3): stateless after construction, one payload for the whole clip."""
+
+    @property
+    def name(self) -> str:
+        """The name on the command line, for example `h264`."""
+        ...
+
+    @property
+    def model_hash(self) -> bytes:
+        """Which weights and tables it uses; empty for a legacy codec, which has none."""
+        ...
+
+    @property
+    def points(self) -> tuple[OperatingPoint, ...]:
+        """A dozen or fewer points worth measuring, from the lowest rate up."""
+        ...
+
+    @property
+    def fine_points(self) -> tuple[OperatingPoint, ...]:
+        """Every point that a search for a target rate may choose, from the lowest rate up."""
+        ...
+
+    def check(self, point: OperatingPoint) -> None:
+        """Raise ValueError, naming the choices, if this codec has no such point."""
+        ...
+
+    @property
+    def gop_frames(self) -> int:
+        """From one key frame to the next at most, in frames."""
+        ...
+
+    def encode(self, clip: Clip, point: OperatingPoint, /) -> bytes:
+        """Return the payload of a clip.
+
+        Raises:
+            ValueError: if the clip is no uint8 (T, H, W, 3) array of a supported size, or the point is not the codec's.
+        """
+        ...
+
+    def decode(self, payload: bytes) -> Clip:
+        """Return the clip of a payload.
+
+        Raises:
+            BitstreamError: if the payload is damaged, foreign, oversized or another codec's.
+        """
+        ...
+
+
+def is_clip_codec(codec: Codec | ClipCodec) -> bool:
+    """Return whether a codec takes clips."""
+    return hasattr(codec, "gop_frames")
+
+
+def check_clip(clip: Clip) -> tuple[int, int, int]:
+    """Return the number of frames, the height and the width of a clip that a codec can take.
+
+    Raises:
+        ValueError: if it is no uint8 (T, H, W, 3) array of 1 to 65,535 frames, or has too many pixels.
+    """
+    if not isinstance(clip, np.ndarray) or clip.dtype != np.uint8 or clip.ndim != 4 or clip.shape[3] != 3:
+        got = f"{clip.dtype} {clip.shape}" if isinstance(clip, np.ndarray) else type(clip).__name__
+        raise ValueError(f"expected a clip of uint8 (T, H, W, 3), got {got}")
+    frames, height, width = clip.shape[:3]
+    if not 1 <= frames <= 65535:
+        raise ValueError(f"expected a clip of 1 to 65535 frames, got {frames}")
+    check_image(clip[0])
+    if clip[..., 0].size > MAX_CLIP_PIXELS:
+        raise ValueError(f"expected at most {MAX_CLIP_PIXELS} pixels in all frames, got {frames} x {height} x {width}")
+    return frames, height, width

@@ -1,16 +1,18 @@
-"""Images in files: read any still that Pillow knows as uint8 (H, W, 3) RGB, write losslessly.
+"""Images in files: read any still that Pillow knows as uint8 (H, W, 3) RGB, several as a clip; write losslessly.
 
-Not here: label maps and data set layouts (`roadbits.fleet.cameras`), clips.
+Not here: label maps and data set layouts, video files (`roadbits.fleet.cameras`).
 """
 
+import itertools
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import PIL.Image
 
 from roadbits.codecs.bitstream import MAX_PIXELS
-from roadbits.codecs.codec import Image
+from roadbits.codecs.codec import Clip, Image
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".ppm", ".bmp", ".tif", ".tiff")
 
@@ -69,3 +71,30 @@ def list_images(folder: Path) -> list[Path]:
     if not found:
         raise ImageFileError(f"{folder}: holds no image ({', '.join(IMAGE_SUFFIXES)})")
     return found
+
+
+def clips_of(files: Sequence[Path], frames: int) -> list[list[Path]]:
+    """Cut frames into clips of so many, or one shorter clip if there are fewer; a shorter rest is left out.
+
+    Frames of different folders never share a clip.
+    """
+    clips = []
+    for _, group in itertools.groupby(files, key=lambda file: file.parent):
+        mine = list(group)
+        whole = len(mine) // frames * frames
+        clips += [mine[first : first + frames] for first in range(0, whole, frames)] or [mine]
+    return clips
+
+
+def read_clip(files: Sequence[Path]) -> Clip:
+    """Return the clip uint8 (T, H, W, 3) of consecutive frames.
+
+    Raises:
+        ImageFileError: if one cannot be read, or is of another size than the first.
+    """
+    images = [read_image(file) for file in files]
+    for file, image in zip(files, images, strict=True):
+        if image.shape != images[0].shape:
+            sizes = " and ".join(f"{each.shape[0]} x {each.shape[1]}" for each in (images[0], image))
+            raise ImageFileError(f"{file}: a clip's frames must be of one size, got {sizes} pixels")
+    return np.stack(images)

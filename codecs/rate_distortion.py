@@ -1,7 +1,8 @@
-"""Rate-distortion curves on real bytes, for any still codec.
+"""Rate-distortion curves on real bytes, for any codec of stills or clips.
 
-A point's rate is all bits over all pixels of the images; PSNR and MS-SSIM are means over images, as in the published
-tables. BD-rates are over PSNR, against every other codec.
+A point's rate is all bits over all pixels; PSNR and MS-SSIM are means over images, as in the published tables, or over
+frames of all clips. Still codecs code each frame of a clip for itself. BD-rates are over PSNR, against every other
+codec.
 
 Not here: plots and the command line.
 """
@@ -12,13 +13,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from roadbits.codecs.codec import Codec, Image, OperatingPoint
+from roadbits.codecs.codec import Clip, ClipCodec, Codec, Image, OperatingPoint, is_clip_codec
 from roadbits.codecs.metrics import BdRate, RateQuality, bd_rate, bpp, ms_ssim, psnr
+
+_CLIP_AXES = 4
 
 
 @dataclass(frozen=True)
 class RdPoint:
-    """One codec at one operating point over a set of images; seconds are means per image on this machine."""
+    """One codec at one operating point over a set of images or clips; seconds are means per frame on this machine."""
 
     codec: str
     point: str
@@ -30,8 +33,8 @@ class RdPoint:
     decode_s: float
 
 
-def measure(codec: Codec, point: OperatingPoint, images: Iterable[Image]) -> RdPoint:
-    """Encode and decode every image, uint8 (H, W, 3) each.
+def measure(codec: Codec | ClipCodec, point: OperatingPoint, images: Iterable[Image | Clip]) -> RdPoint:
+    """Encode and decode every image, uint8 (H, W, 3) each, or every clip, uint8 (T, H, W, 3).
 
     Raises:
         ValueError: if there are no images.
@@ -39,14 +42,19 @@ def measure(codec: Codec, point: OperatingPoint, images: Iterable[Image]) -> RdP
     payload_bytes = pixels = 0
     rows = []
     for image in images:
-        start = time.perf_counter()
-        payload = codec.encode(image, point)
-        encoded = time.perf_counter()
-        image_hat = codec.decode(payload)
-        decode_s = time.perf_counter() - encoded
-        rows.append((psnr(image_hat, image), ms_ssim(image_hat, image), encoded - start, decode_s))
-        payload_bytes += len(payload)
-        pixels += image.shape[0] * image.shape[1]
+        # A codec of stills takes the frames of a clip one by one.
+        for part in image if image.ndim == _CLIP_AXES and not is_clip_codec(codec) else [image]:
+            start = time.perf_counter()
+            payload = codec.encode(part, point)
+            encoded = time.perf_counter()
+            part_hat = codec.decode(payload)
+            decoded = time.perf_counter()
+            frames = part.reshape(-1, *part.shape[-3:])
+            seconds = (encoded - start) / len(frames), (decoded - encoded) / len(frames)
+            pairs = zip(part_hat.reshape(frames.shape), frames, strict=True)
+            rows += [(psnr(frame_hat, frame), ms_ssim(frame_hat, frame), *seconds) for frame_hat, frame in pairs]
+            payload_bytes += len(payload)
+            pixels += part[..., 0].size
     if not rows:
         raise ValueError("no images to measure: expected at least one")
     quality, similarity, encode_s, decode_s = (float(mean) for mean in np.mean(rows, axis=0))
@@ -55,8 +63,8 @@ def measure(codec: Codec, point: OperatingPoint, images: Iterable[Image]) -> RdP
 
 
 def measure_all(
-    codecs: Sequence[Codec],
-    images: Callable[[], Iterable[Image]],
+    codecs: Sequence[Codec | ClipCodec],
+    images: Callable[[], Iterable[Image | Clip]],
     done: Callable[[RdPoint], None] = lambda _: None,
 ) -> list[RdPoint]:
     """Measure every codec at every point of its ladder; `images` is called once per point, `done` after each."""

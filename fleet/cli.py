@@ -329,16 +329,20 @@ def decode(payload: Path, image: Path, codec_name: str | None) -> None:
 
 
 @cli.command()
-@click.option("--images", required=True, type=click.Path(path_type=Path), help="A folder of images.")
+@click.option("--images", type=click.Path(path_type=Path), help="A folder of images.")
+@click.option("--clips", type=click.Path(path_type=Path), help="A folder of frames, cut into clips.")
+@click.option("--clip-frames", type=click.IntRange(min=1), default=32, show_default=True, help="Frames of a clip.")
 @click.option("--codec", "names", required=True, help="Codecs, separated by commas.")
 @click.option("--json", "json_file", type=click.Path(path_type=Path, dir_okay=False), help="Write the numbers here.")
 @click.option("--html", "page", type=click.Path(path_type=Path, dir_okay=False), help="Draw the curves here.")
-@click.option("--max-images", type=click.IntRange(min=1), help="Measure on that many images, evenly spaced.")
+@click.option("--max-images", type=click.IntRange(min=1), help="Measure on that many images, or clips, evenly spaced.")
 @click.option("--timing", is_flag=True, help="Also time the middle point of each codec on 1 and 2 threads.")
 @click.option("--bpp-range", type=(float, float), help="Take BD-rates between these two rates only, as in 0.1 0.8.")
 @_exit_codes
 def rd(
-    images: Path,
+    images: Path | None,
+    clips: Path | None,
+    clip_frames: int,
     names: str,
     json_file: Path | None,
     page: Path | None,
@@ -349,38 +353,48 @@ def rd(
     """Measure rate and distortion on real bytes, and BD-rates."""
     from rich.console import Console
 
-    from roadbits.codecs.catalogue import codec_named
-    from roadbits.codecs.image import ImageFileError, list_images, read_image
+    from roadbits.codecs.catalogue import codec_named, still_or_clip_codec_named
+    from roadbits.codecs.codec import is_clip_codec
+    from roadbits.codecs.image import ImageFileError, clips_of, list_images, read_clip, read_image
     from roadbits.codecs.rate_distortion import bd_rates, measure_all
     from roadbits.codecs.timing import time_codec
     from roadbits.fleet.progress import Display
     from roadbits.fleet.report.rd_curves import write_rd_curves
     from roadbits.fleet.report.rd_table import print_rd, print_timings, rd_json
 
+    folder = images or clips
+    if folder is None or (images and clips):
+        raise click.UsageError("give --images or --clips, one of them")
     try:
-        codecs = [codec_named(name.strip()) for name in names.split(",")]
+        codecs = [still_or_clip_codec_named(name.strip()) for name in names.split(",")]
     except ValueError as error:
         raise click.UsageError(str(error)) from error
+    if images and any(map(is_clip_codec, codecs)):
+        raise click.UsageError(
+            f"{', '.join(c.name for c in codecs if is_clip_codec(c))}: codecs of clips, give --clips"
+        )
+    if clips and timing:
+        raise click.UsageError("--timing splits the times of stills; those of clips are in the table")
     if bpp_range and not 0 < bpp_range[0] < bpp_range[1] < math.inf:
         raise click.UsageError(f"--bpp-range must be two rising rates above 0, got {bpp_range[0]} {bpp_range[1]}")
-    files = list_images(images)
-    if max_images and len(files) > max_images:
-        files = [files[k * len(files) // max_images] for k in range(max_images)]
     for option, file in (("--json", json_file), ("--html", page)):
         if file and not file.parent.is_dir():
             raise click.UsageError(f"{option} {file}: no folder {file.parent}")
+    parts = clips_of(list_images(folder), clip_frames) if clips else [[file] for file in list_images(folder)]
+    if max_images and len(parts) > max_images:
+        parts = [parts[k * len(parts) // max_images] for k in range(max_images)]
     try:
         with Display().bar("measure", sum(len(codec.points) for codec in codecs)) as bar:
-            points = measure_all(codecs, lambda: map(read_image, files), lambda _: bar.advance())
-        shown = list(map(read_image, files[:_TIMED_IMAGES])) if timing else []
+            read = read_clip if clips else lambda files: read_image(*files)
+            points = measure_all(codecs, lambda: map(read, parts), lambda _: bar.advance())
+        shown = [read_image(file) for (file,) in parts[:_TIMED_IMAGES]] if timing else []
         timings = [
             time_codec(codec, codec.points[len(codec.points) // 2], shown, threads)
-            for codec in codecs
+            for codec in (map(codec_named, (each.name for each in codecs)) if timing else ())
             for threads in ((1, 2) if codec.model_hash else (1,))
-            if timing
         ]
     except ValueError as error:
-        raise ImageFileError(f"{images}: a codec cannot take one of the images: {error}") from error
+        raise ImageFileError(f"{folder}: a codec cannot take one of the images: {error}") from error
     rates = bd_rates(points, bpp_range)
     console = Console(width=None if sys.stdout.isatty() else 120)
     print_rd(points, rates, console, bpp_range)

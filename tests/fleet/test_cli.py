@@ -397,6 +397,27 @@ def test_rd_measures_as_many_images_as_it_is_told() -> None:
     assert data["bd_rate_percent"] == {}
 
 
+def test_rd_measures_clips_beside_stills() -> None:
+    for k in range(7):
+        picture(f"drive/{k}.png", k)
+    text = done("rd", "--clips", "drive", "--clip-frames", "3", "--codec", "h264,jpeg", "--json", "rd.json")
+    rows = json.loads(Path("rd.json").read_text())["points"]
+    assert [row["point"] for row in rows[:2]] == ["crf=43", "crf=39"]
+    assert {row["codec"] for row in rows} == {"h264", "jpeg"}
+    assert {row["images"] for row in rows} == {6}  # the seventh frame fills no clip
+    assert "h264" in text
+
+
+def test_rd_of_clips_and_stills_mixed_up_is_wrong_use() -> None:
+    picture("drive/0.png", 0)
+    assert "give --clips" in failed(2, "rd", "--images", "drive", "--codec", "h264")
+    assert "one of them" in failed(2, "rd", "--codec", "jpeg")
+    assert "one of them" in failed(2, "rd", "--images", "drive", "--clips", "drive", "--codec", "jpeg")
+    assert "those of clips are in the table" in failed(2, "rd", "--clips", "drive", "--codec", "h264", "--timing")
+    PIL.Image.new("RGB", (40, 30)).save("drive/1.png")
+    assert "of one size, got" in failed(2, "rd", "--clips", "drive", "--codec", "h264")
+
+
 def test_rd_without_images_or_codec_is_wrong_use() -> None:
     assert "gone: no such folder" in failed(2, "rd", "--images", "gone", "--codec", "jpeg")
     Path("empty").mkdir()

@@ -1,0 +1,57 @@
+"""RGB images as the 4:2:0 planes that video codecs take, full-range BT.601 as in JPEG, and back, in whole numbers.
+
+Not here: other matrices and ranges, which only videos of others have.
+"""
+
+import av
+import numpy as np
+import PIL.Image
+from numpy.typing import NDArray
+
+from roadbits.codecs.codec import Image
+
+
+def padded(image: Image, height: int, width: int) -> Image:
+    """Return the image (H, W, 3) at a larger size, its last row and column repeated."""
+    rows, columns = height - image.shape[0], width - image.shape[1]
+    return np.pad(image, ((0, rows), (0, columns), (0, 0)), mode="edge")
+
+
+def to_yuv420(image: Image, pixel_format: str = "yuvj420p") -> av.VideoFrame:
+    """Return the frame of an image uint8 (H, W, 3) of even sides, each chroma value the rounded mean of four pixels.
+
+    Args:
+        image: to convert.
+        pixel_format: name under which an encoder takes the planes; their values are of full range in any case.
+    """
+    planes = np.asarray(PIL.Image.fromarray(image).convert("YCbCr"))
+    height, width = image.shape[:2]
+    chroma = planes[..., 1:].astype(np.uint16).reshape(height // 2, 2, width // 2, 2, 2)
+    halved = ((chroma.sum((1, 3)) + 2) // 4).astype(np.uint8)
+    rows = [planes[..., 0].ravel(), halved[..., 0].ravel(), halved[..., 1].ravel()]
+    packed = np.concatenate(rows).reshape(height * 3 // 2, width)
+    return av.VideoFrame.from_ndarray(packed, format=pixel_format)
+
+
+def to_rgb(frame: av.VideoFrame) -> Image:
+    """Return uint8 (H, W, 3); chroma is interpolated linearly between sample centres, in whole numbers."""
+    packed = frame.to_ndarray().astype(np.uint8, copy=False)
+    height, width = frame.height, frame.width
+    luma, blue, red = np.split(packed.ravel(), [height * width, height * width * 5 // 4])
+    planes = [luma.reshape(height, width)]
+    planes += [_doubled(chroma.reshape(height // 2, width // 2)) for chroma in (blue, red)]
+    return np.asarray(PIL.Image.fromarray(np.stack(planes, 2), "YCbCr").convert("RGB"))
+
+
+def _doubled(chroma: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Return chroma (h, w) at (2h, 2w): weights 3/4 and 1/4 towards the nearer samples, edges repeated."""
+    wide = chroma.astype(np.uint16)
+    for axis in (0, 1):
+        ends = [(1, 1) if axis == k else (0, 0) for k in (0, 1)]
+        padded = np.pad(wide, ends, mode="edge")
+        before, after = (np.take(padded, np.arange(n, n + wide.shape[axis]), axis) for n in (0, 2))
+        pair = np.stack((3 * wide + before, 3 * wide + after), axis + 1)
+        shape = list(wide.shape)
+        shape[axis] *= 2
+        wide = pair.reshape(shape)
+    return ((wide + 8) // 16).astype(np.uint8)
