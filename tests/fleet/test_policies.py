@@ -46,15 +46,15 @@ def test_what_a_target_makes_up_for_is_bounded() -> None:
 
 
 @pytest.mark.parametrize(
-    ("bits_per_s", "expected"), [(1e6, 3), (64_000, 3), (32_000, 3), (20_000, 2), (8000, 1), (4000, 0)]
+    ("bits_per_s", "expected"), [(1e6, 3), (54_000, 3), (52_000, 2), (27_000, 2), (20_000, 1), (8000, 0)]
 )
 def test_the_rate_follows_the_link(bits_per_s: float, expected: int) -> None:
-    # A frame may take two shares: at 8 kbit/s 2000 bytes, which leave within 2 of the 2.5 s allowed.
+    # A frame may take 1.2 shares: at 54 kbit/s 8100 bytes, which leave within 1.2 of the 3.5 s allowed.
     assert LINK.choose(EXPECTED, replace(IDLE, bits_per_s=bits_per_s), NEW) == expected
 
 
 def test_a_backlog_lowers_the_rate_until_it_is_drained() -> None:
-    chosen = [LINK.choose(EXPECTED, replace(IDLE, backlog_bytes=waits), NEW) for waits in (0, 14_000, 18_500, 25_000)]
+    chosen = [LINK.choose(EXPECTED, replace(IDLE, backlog_bytes=waits), NEW) for waits in (0, 22_000, 26_300, 33_000)]
     assert chosen == [3, 2, 1, 0]
 
 
@@ -65,7 +65,7 @@ def test_a_frame_that_would_come_too_late_is_skipped_unless_the_link_is_idle() -
 
 
 def test_a_frame_that_has_waited_for_the_encoder_has_less_time_left() -> None:
-    assert LINK.choose(EXPECTED, replace(IDLE, age_s=9.0), NEW) == 0
+    assert LINK.choose(EXPECTED, replace(IDLE, age_s=9.4), NEW) == 0
 
 
 def test_a_full_send_buffer_takes_no_large_frame() -> None:
