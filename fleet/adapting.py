@@ -85,12 +85,14 @@ class Watched:
         usual: frames that told what is usual, positions in the drive; evenly spaced, as many as a lesson has.
         notices: of new domains, in order.
         domains: entered, the first aside, whether noticed or not.
+        macs: multiply-accumulates of watching: a decoding of each frame; encoding is the drive's own.
     """
 
     home: str
     usual: tuple[int, ...]
     notices: tuple[Notice, ...]
     domains: tuple[str, ...]
+    macs: int
 
 
 @dataclass(frozen=True)
@@ -122,13 +124,14 @@ def watch(drive: Drive) -> Watched:
     torch.set_num_threads(1)
     words = drive.scenario.adaptation
     assert words is not None
-    codec, point = source_codec(words), words.watched_at
+    codec, point, macs = source_codec(words), words.watched_at, 0
     diary = _Diary(drive.vehicle, words)
     for frame in frames_from(_source(drive.scenario, drive.vehicle), 0):
         payload = codec.encode(frame.image, point)
         rate, quality = bpp(len(payload), *frame.image.shape[:2]), psnr(codec.decode(payload), frame.image)
         diary.enter(frame.index, round(frame.time_s * US_PER_S), frame.domain, rate, quality)
-    watched = diary.closed()
+        macs += codec.complexity(point, *frame.image.shape[:2]).decode_macs
+    watched = diary.closed(macs)
     if "central" not in words.sharing:
         return watched
     sized = (replace(each, lossless_bytes=_lossless_bytes(drive.scenario, each.lesson)) for each in watched.notices)
@@ -165,12 +168,12 @@ class _Diary:
             recent = tuple(k for k in self._here if k >= since) or (frame,)
             self._notices[domain] = Notice(self._vehicle, domain, now_us, now_us, recent)
 
-    def closed(self) -> Watched:
-        """Return the diary."""
+    def closed(self, macs: int) -> Watched:
+        """Return the diary, with what it took to keep it."""
         home, *entered = self._domains
         count = min(len(self._usual), self._words.frames)
         usual = tuple(self._usual[len(self._usual) * k // count] for k in range(count))
-        return Watched(home, usual, tuple(self._notices.values()), tuple(entered))
+        return Watched(home, usual, tuple(self._notices.values()), tuple(entered), macs)
 
 
 @dataclass(frozen=True)

@@ -337,6 +337,7 @@ class CodecAdaptation:
             vehicles=len(outcome.lessons),
             equipped=len(exchange.equipped) if exchange else 0,
             first_equipped_s=_first_s(exchange) if exchange else None,
+            watch_gmac=sum(watched.macs for watched in self._watched) / 1e9,
             train_gmac=(exchange.train_macs if exchange else 0) / 1e9,
             saved_bytes_per_frame=saved,
             break_even_frames=traffic / saved if saved > 0 and exchange else None,
@@ -459,7 +460,7 @@ def _trained(job: Lessons) -> tuple[bytes, str]:
 
 def _watched_from(entry: Mapping[str, Any]) -> Watched:
     notices = tuple(Notice(**{**notice, "frames": tuple(notice["frames"])}) for notice in entry["notices"])
-    return Watched(entry["home"], tuple(entry["usual"]), notices, tuple(entry["domains"]))
+    return Watched(entry["home"], tuple(entry["usual"]), notices, tuple(entry["domains"]), entry["macs"])
 
 
 def _by_time(notice: Notice) -> tuple[int, int]:

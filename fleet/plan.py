@@ -23,7 +23,7 @@ from roadbits.fleet.scenario import Scenario
 from roadbits.fleet.stages import stage_key
 from roadbits.fleet.vehicle import Arm, arms_of, rules_of
 
-_FORMAT = 3
+_FORMAT = 4
 """Raised when a stage's files or meaning change, so that old ones are not taken for new."""
 _COLLECTION_FORMAT = 3
 """Likewise, of the collection alone."""

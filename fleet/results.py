@@ -216,7 +216,8 @@ class AdaptationRow:
         vehicles: whose frames those are.
         equipped: vehicles that had it in the end.
         first_equipped_s: when the first of them had it, in virtual seconds; null if none ever did.
-        train_gmac: of training on board, in billions, all vehicles.
+        watch_gmac: multiply-accumulates of watching for drift in all domains, in billions, all vehicles.
+        train_gmac: of training on board, likewise.
         saved_bytes_per_frame: at `adaptation.point`, by the BD-rate.
         break_even_frames: of the fleet, until what is saved has paid for the traffic; null if nothing is.
         parameters_percent: of the source's weights that the adaptation adds or changes.
@@ -237,6 +238,7 @@ class AdaptationRow:
     vehicles: int
     equipped: int
     first_equipped_s: float | None
+    watch_gmac: float
     train_gmac: float
     saved_bytes_per_frame: float
     break_even_frames: float | None

@@ -94,6 +94,7 @@ def _matrix_columns(run: MeasuredRun) -> list[Column]:
         Column("frames", "learned from"),
         Column("traffic, kB", "of adapters and what it took to learn them, up and down, all vehicles"),
         Column("break-even, frames", "of the fleet, until the bytes saved have paid for that traffic"),
+        Column("GMAC", "of watching and training on board, all vehicles"),
     ]
 
 
@@ -111,6 +112,7 @@ def _matrix_rows(run: MeasuredRun) -> Iterator[list[str | Cell]]:
             number(first.frames, 0),
             number(first.traffic_bytes / 1000, 0) if first.traffic_bytes else NONE,
             number(first.break_even_frames, 0),
+            number(first.watch_gmac + first.train_gmac, 0) if first.sharing != "pooled" else NONE,
         ]
 
 

@@ -64,6 +64,7 @@ ADAPTED = AdaptationRow(
     vehicles=3,
     equipped=3,
     first_equipped_s=80.5,
+    watch_gmac=0.5,
     train_gmac=12.5,
     saved_bytes_per_frame=20.0,
     break_even_frames=200.0,

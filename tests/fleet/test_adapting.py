@@ -20,7 +20,7 @@ def diary_of(*frames: tuple[str, float, float]) -> Watched:
     diary = _Diary(7, WORDS)
     for position, (domain, bpp, psnr_db) in enumerate(frames):
         diary.enter(position, 1_000_000 * position, domain, bpp, psnr_db)
-    return diary.closed()
+    return diary.closed(0)
 
 
 def test_a_new_domain_is_noticed_and_frames_of_it_are_kept() -> None:

@@ -8,6 +8,7 @@ import pytest
 
 from roadbits.codecs.bitstream import unpack
 from roadbits.codecs.catalogue import codec_named
+from roadbits.codecs.codec import OperatingPoint
 from roadbits.fleet.adapting import train_adapter
 from roadbits.fleet.backend import BackendError, LocalBackend
 from roadbits.fleet.cameras.frame import DataError
@@ -130,6 +131,14 @@ def test_all_vehicles_learn_in_the_federation_and_one_in_each_corner(whole: tupl
     federated, local = row_of(whole[1], "federated"), row_of(whole[1], "local")
     assert (federated.vehicles, federated.frames, federated.equipped, federated.rounds) == (3, 6, 3, 2)
     assert (local.vehicles, local.frames, local.equipped, local.rounds) == (3, 6, 3, 0)
+
+
+def test_watching_and_training_are_charged(whole: tuple[Path, Results]) -> None:
+    federated, central = row_of(whole[1], "federated"), row_of(whole[1], "central")
+    decoding = codec_named("cae").complexity(OperatingPoint.parse(POINT), 96, 128).decode_macs
+    assert federated.watch_gmac == central.watch_gmac == pytest.approx(3 * 14 * decoding / 1e9)
+    assert federated.train_gmac > 0
+    assert central.train_gmac == 0
 
 
 def test_the_page_shows_it(whole: tuple[Path, Results], tmp_path: Path) -> None:
