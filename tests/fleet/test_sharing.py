@@ -122,9 +122,10 @@ class FailingGrid(FleetGrid):
     """One vehicle answers with an error, as Flower's own broker passes it on."""
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
-        failing, *others = list(messages) or [None]
-        replies = super().send_and_receive(others, timeout=timeout)
-        return [*replies, Message(Error(1, "vehicle 0 noticed nothing"), reply_to=failing)] if failing else []
+        asked = {message.metadata.dst_node_id: message for message in messages}
+        failing = asked.pop(0, None)
+        replies = super().send_and_receive(asked.values(), timeout=timeout)
+        return [*replies, Message(Error(1, "vehicle 0 noticed nothing"), reply_to=failing)] if failing else replies
 
 
 def test_a_vehicle_that_answers_with_an_error_is_named_and_the_others_count() -> None:
