@@ -73,7 +73,7 @@ def codec_named(name: str) -> Codec:
         raise ValueError(
             f"no codec {name!r}: choose from {', '.join(ready)}, "
             f"or NAME:FILE for weights of your own, of {', '.join(NEURAL_NAMES)}, "
-            "or NAME/WIDTH for one width of a codec of several, or any of these with +FILE for an adapter"
+            "or NAME/WIDTH for one width of a codec of several, or any of these with +FILE.safetensors for an adapter"
         )
     path = Path(file) if file else _shipped_weights(kind)
     if not file and not path.is_file():

@@ -4,6 +4,7 @@ Not here: label maps and data set layouts, video files (`roadbits.fleet.cameras`
 """
 
 import itertools
+import re
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,7 +13,7 @@ import numpy as np
 import PIL.Image
 
 from roadbits.codecs.bitstream import MAX_PIXELS
-from roadbits.codecs.codec import Clip, Image
+from roadbits.codecs.codec import MAX_CLIP_PIXELS, Clip, Image
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".ppm", ".bmp", ".tif", ".tiff")
 
@@ -76,10 +77,11 @@ def list_images(folder: Path) -> list[Path]:
 def clips_of(files: Sequence[Path], frames: int) -> list[list[Path]]:
     """Cut frames into clips of so many, or one shorter clip if there are fewer; a shorter rest is left out.
 
-    Frames of different folders never share a clip.
+    Frames of different folders never share a clip. Numbers in names count as numbers: frame 2 comes before frame 10.
     """
     clips = []
-    for _, group in itertools.groupby(files, key=lambda file: file.parent):
+    ordered = sorted(files, key=lambda file: (file.parent, _with_numbers(file.name)))
+    for _, group in itertools.groupby(ordered, key=lambda file: file.parent):
         mine = list(group)
         whole = len(mine) // frames * frames
         clips += [mine[first : first + frames] for first in range(0, whole, frames)] or [mine]
@@ -90,11 +92,25 @@ def read_clip(files: Sequence[Path]) -> Clip:
     """Return the clip uint8 (T, H, W, 3) of consecutive frames.
 
     Raises:
-        ImageFileError: if one cannot be read, or is of another size than the first.
+        ImageFileError: if one cannot be read, or is of another size than the first, or the clip is too large.
     """
-    images = [read_image(file) for file in files]
-    for file, image in zip(files, images, strict=True):
-        if image.shape != images[0].shape:
-            sizes = " and ".join(f"{each.shape[0]} x {each.shape[1]}" for each in (images[0], image))
+    first = read_image(files[0])
+    height, width = first.shape[:2]
+    if len(files) * height * width > MAX_CLIP_PIXELS:
+        raise ImageFileError(
+            f"{files[0].parent}: a clip of {len(files)} frames of {height} x {width} pixels, at most {MAX_CLIP_PIXELS} "
+            "pixels in all: take shorter clips"
+        )
+    clip = np.empty((len(files), *first.shape), np.uint8)
+    for index, file in enumerate(files):
+        image = read_image(file)
+        if image.shape != first.shape:
+            sizes = f"{height} x {width} and {image.shape[0]} x {image.shape[1]}"
             raise ImageFileError(f"{file}: a clip's frames must be of one size, got {sizes} pixels")
-    return np.stack(images)
+        clip[index] = image
+    return clip
+
+
+def _with_numbers(name: str) -> list[tuple[int, str]]:
+    """Return a key that sorts names by the numbers in them."""
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", name)]

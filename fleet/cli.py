@@ -34,6 +34,7 @@ from roadbits.fleet.yaml_file import YamlFileError
 
 _WRONG_USE, _FAILED, _INTERRUPTED = 2, 3, 130
 _TIMED_IMAGES = 4
+_CLIP_FRAMES = 32
 
 
 def _fail(message: object, code: int) -> NoReturn:
@@ -331,7 +332,7 @@ def decode(payload: Path, image: Path, codec_name: str | None) -> None:
 @cli.command()
 @click.option("--images", type=click.Path(path_type=Path), help="A folder of images.")
 @click.option("--clips", type=click.Path(path_type=Path), help="A folder of frames, cut into clips.")
-@click.option("--clip-frames", type=click.IntRange(min=1), default=32, show_default=True, help="Frames of a clip.")
+@click.option("--clip-frames", type=click.IntRange(min=1), help="Frames of a clip.  [default: 32]")
 @click.option("--codec", "names", required=True, help="Codecs, separated by commas.")
 @click.option("--json", "json_file", type=click.Path(path_type=Path, dir_okay=False), help="Write the numbers here.")
 @click.option("--html", "page", type=click.Path(path_type=Path, dir_okay=False), help="Draw the curves here.")
@@ -342,7 +343,7 @@ def decode(payload: Path, image: Path, codec_name: str | None) -> None:
 def rd(
     images: Path | None,
     clips: Path | None,
-    clip_frames: int,
+    clip_frames: int | None,
     names: str,
     json_file: Path | None,
     page: Path | None,
@@ -373,6 +374,8 @@ def rd(
         raise click.UsageError(
             f"{', '.join(c.name for c in codecs if is_clip_codec(c))}: codecs of clips, give --clips"
         )
+    if images and clip_frames:
+        raise click.UsageError("--clip-frames cuts --clips, not --images")
     if clips and timing:
         raise click.UsageError("--timing splits the times of stills; those of clips are in the table")
     if bpp_range and not 0 < bpp_range[0] < bpp_range[1] < math.inf:
@@ -380,7 +383,8 @@ def rd(
     for option, file in (("--json", json_file), ("--html", page)):
         if file and not file.parent.is_dir():
             raise click.UsageError(f"{option} {file}: no folder {file.parent}")
-    parts = clips_of(list_images(folder), clip_frames) if clips else [[file] for file in list_images(folder)]
+    files = list_images(folder)
+    parts = clips_of(files, clip_frames or _CLIP_FRAMES) if clips else [[file] for file in files]
     if max_images and len(parts) > max_images:
         parts = [parts[k * len(parts) // max_images] for k in range(max_images)]
     try:
@@ -412,9 +416,11 @@ def codecs() -> None:
     from rich.console import Console
 
     from roadbits.codecs.catalogue import still_codecs
+    from roadbits.codecs.legacy.clips import CLIP_CODECS
     from roadbits.fleet.report.codec_table import print_codecs
 
     print_codecs(still_codecs(), Console(width=None if sys.stdout.isatty() else 160))
+    click.echo(f"of clips, for rd --clips: {', '.join(codec.name for codec in CLIP_CODECS)}")
 
 
 @cli.command()

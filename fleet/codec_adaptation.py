@@ -337,7 +337,7 @@ class CodecAdaptation:
             vehicles=len(outcome.lessons),
             equipped=len(exchange.equipped) if exchange else 0,
             first_equipped_s=_first_s(exchange) if exchange else None,
-            watch_gmac=sum(watched.macs for watched in self._watched) / 1e9,
+            watch_gmac=sum(watched.macs for watched in self._watched) / 1e9 / len(self.domains),
             train_gmac=(exchange.train_macs if exchange else 0) / 1e9,
             saved_bytes_per_frame=saved,
             break_even_frames=traffic / saved if saved > 0 and exchange else None,

@@ -6,7 +6,7 @@ damaged, foreign, or not what the upload says it is: stored for inspection); or 
 
 A payload that arrives before its adapter waits for it and counts from then on; if it never comes, that is the reason.
 
-Not here: the store's files (`store`), decoding (`decoded`).
+Not here: the store's files (`store`), decoding (`decoding`).
 """
 
 import json
@@ -59,7 +59,7 @@ class Collector:
             upload.width,
             upload.captured_us,
             upload.ready_us,
-            upload.arrival_us,
+            self._usable_us(upload) if verdict in ("delivered", "late") else upload.arrival_us,
             upload.payload_bytes,
             verdict,
             reason,
@@ -86,13 +86,19 @@ class Collector:
             )
         if codec.name != upload.arm.source:
             return "rejected", f"payload is of {codec.name}, the vehicle uses {upload.arm.source}"
-        # A payload that is here before its adapter waits for it.
-        adapter_us = self._adapters_here_us.get(container.adapter_hash, 0)
-        age_us = max(upload.arrival_us, adapter_us) - upload.captured_us
+        usable_us = self._usable_us(upload)
+        age_us = usable_us - upload.captured_us
         if age_us > self._deadline_us:
-            came = "arrived" if upload.arrival_us >= adapter_us else "its adapter arrived"
+            came = "arrived" if usable_us == upload.arrival_us else "its adapter arrived"
             return "late", f"{came} {age_us / US_PER_S:.1f} s after capture"
         return "delivered", ""
+
+    def _usable_us(self, upload: Upload) -> int:
+        """Return when a payload that is whole can be decoded: once it is here, and its adapter."""
+        assert upload.payload is not None
+        assert upload.arrival_us is not None
+        adapter = unpack(upload.payload).adapter_hash
+        return max(upload.arrival_us, self._adapters_here_us.get(adapter, 0))
 
 
 def upload_id(arm: Arm, vehicle: int, frame: int) -> str:

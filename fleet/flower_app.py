@@ -1,8 +1,8 @@
 """The sharing of adapters as a real Flower app: vehicles are SuperNodes, rounds are held by a SuperLink.
 
-What a vehicle computes, what is made of the updates and the order in which they count are those of a run; only time is
-real, so bytes and links are not simulated. `flwr run` finds both apps by `pyproject.toml`; each SuperNode says which
-vehicle it is by `partition-id`.
+What a vehicle computes, what is made of the updates and the order in which they count are those of a run; time is
+real, so bytes and links are not simulated, every vehicle is asked in every round, and none is late before `round-s`.
+`flwr run` finds both apps by `pyproject.toml`; each SuperNode says which vehicle it is by `partition-id`.
 
 Not here: the strategies and their guard (`sharing`), training (`adapting`), virtual time (`adapter_exchange`).
 """
@@ -20,6 +20,7 @@ from roadbits.codecs.adaptation.update import unpacked, vector_of
 from roadbits.fleet.adaptation_words import Adaptation
 from roadbits.fleet.adapter_exchange import first_vector, lessons_of_round, update_of
 from roadbits.fleet.adapting import Drive, Lesson, source_codec, train_adapter, watch
+from roadbits.fleet.cameras.frame import DataError
 from roadbits.fleet.scenario import Scenario
 from roadbits.fleet.scenario_file import load_scenario, scenario_path
 from roadbits.fleet.sharing import GuardedStrategy, asked_by, reply_of
@@ -40,11 +41,11 @@ def train(message: Message, context: Context) -> Message:
     if not lesson.frames:
         return Message(Error(_FAILED, f"vehicle {vehicle} noticed nothing of its domain"), reply_to=message)
     number, vector = asked_by(message)
-    start = update_of(words, vector) if number > 1 else b""
     try:
+        start = update_of(words, vector) if number > 1 else b""
         update = train_adapter(lessons_of_round(scenario, words.seeds[0], number, lesson, start))
         trained = vector_of(unpacked(source_codec(words).model, update))
-    except AdapterError as error:
+    except (AdapterError, DataError) as error:
         return Message(Error(_FAILED, f"vehicle {vehicle}: {error}"), reply_to=message)
     return Message(reply_of(vehicle, trained, len(lesson.frames)), reply_to=message)
 
@@ -66,13 +67,23 @@ def share_adapter(grid: Grid, context: Context) -> None:
     """Wait for the vehicles, hold the rounds, and write the adapter's file.
 
     Raises:
+        ValueError: if the words cannot come to anything.
         TimeoutError: if too few vehicles come.
         RuntimeError: if no round had its quorum.
     """
-    _, words = _scenario(context)
+    scenario, words = _scenario(context)
     config = context.run_config
-    _await(grid, int(config["vehicles"]), float(config["patience-s"]))
-    strategy = GuardedStrategy(words.strategy, words.quorum)
+    vehicles, out = int(config["vehicles"]), Path(str(config["out"])).expanduser().absolute()
+    if not words.quorum <= vehicles <= scenario.fleet.num_vehicles:
+        raise ValueError(
+            f"vehicles is {vehicles}, expected from the quorum of {words.quorum} to all {scenario.fleet.num_vehicles}"
+        )
+    if words.vehicles_per_round is not None:
+        raise ValueError("adaptation.vehicles_per_round is of virtual time: here every vehicle is asked in every round")
+    if out.suffix != ".safetensors" or not out.parent.is_dir():
+        raise ValueError(f"out is {out}: give a file NAME.safetensors in a folder that exists")
+    _await(grid, vehicles, float(config["patience-s"]))
+    strategy = GuardedStrategy(words.strategy, words.quorum, scenario.fleet.num_vehicles)
     vector = strategy.shared(grid, first_vector(words), words.rounds, float(config["round-s"]))
     for each in strategy.rounds:
         refused = "".join(f"; {who}: {why}" for who, why in each.refused.items())
@@ -82,7 +93,6 @@ def share_adapter(grid: Grid, context: Context) -> None:
         raise RuntimeError(
             f"no round of {len(strategy.rounds)} had its quorum of {words.quorum}: no adapter is written"
         )
-    out = Path(str(config["out"])).expanduser().absolute()
     adapter = unpacked(source_codec(words).model, update_of(words, vector)).freeze(
         str(config["domain"]), words.all_steps
     )

@@ -25,7 +25,7 @@ from roadbits.fleet.vehicle import Arm, arms_of, rules_of
 
 _FORMAT = 4
 """Raised when a stage's files or meaning change, so that old ones are not taken for new."""
-_COLLECTION_FORMAT = 3
+_COLLECTION_FORMAT = 4
 """Likewise, of the collection alone."""
 _FEW = 5
 """Points of a policy's ladder that restorers learn."""

@@ -216,7 +216,7 @@ class AdaptationRow:
         vehicles: whose frames those are.
         equipped: vehicles that had it in the end.
         first_equipped_s: when the first of them had it, in virtual seconds; null if none ever did.
-        watch_gmac: multiply-accumulates of watching for drift in all domains, in billions, all vehicles.
+        watch_gmac: a domain's share of watching for drift, in billions of multiply-accumulates, all vehicles.
         train_gmac: of training on board, likewise.
         saved_bytes_per_frame: at `adaptation.point`, by the BD-rate.
         break_even_frames: of the fleet, until what is saved has paid for the traffic; null if nothing is.

@@ -9,7 +9,7 @@ Sums are taken in float64, so equal updates average to themselves.
 Sources: Flower (Beutel et al., arXiv 2007.14390); McMahan 2017 (FedAvg), Li 2020 (FedProx), Reddi 2021 (FedAdam),
 Yin 2018 (median and trimmed mean).
 
-Not here: when a round takes place and what it costs (`adapter_rounds`), what a vehicle does in one (`adapting`).
+Not here: when a round takes place and what it costs (`adapter_exchange`), what a vehicle does in one (`adapting`).
 """
 
 import logging
@@ -32,6 +32,7 @@ _ARRAY, _EXAMPLES = "adapter", "num-examples"
 _MOST_NORMS = 10.0
 """An update so many times as long as the median one is refused."""
 _FEWEST_COMPARED = 3
+_MOST_VEHICLES, _MOST_FRAMES = 2**31, 2**20
 
 logging.getLogger("flwr").setLevel(logging.WARNING)
 
@@ -58,7 +59,7 @@ class Round(NamedTuple):
     Attributes:
         number: from 1.
         accepted: vehicles whose updates counted.
-        refused: others, and why.
+        refused: others, and why; those whose replies do not even say who they are under Flower's number of the node.
         has_quorum: whether the adapter changed at all.
     """
 
@@ -91,7 +92,7 @@ def share(
         train: computes a round.
     """
     _identify()
-    strategy = GuardedStrategy(words, quorum)
+    strategy = GuardedStrategy(words, quorum, _MOST_VEHICLES)
     grid = FleetGrid(vehicles, train, strategy.absent)
     return strategy.shared(grid, start, rounds), strategy.rounds
 
@@ -157,9 +158,9 @@ def _unused() -> NoReturn:
 class GuardedStrategy(Strategy):
     """One of Flower's strategies, behind checks of every update, and of their number."""
 
-    def __init__(self, words: StrategyWords, quorum: int) -> None:
-        """Take the strategy's words, and how many updates a round needs."""
-        self._inner, self._quorum = _strategy_of(words), quorum
+    def __init__(self, words: StrategyWords, quorum: int, num_vehicles: int) -> None:
+        """Take the strategy's words, how many updates a round needs, and how many vehicles there are."""
+        self._inner, self._quorum, self._num_vehicles = _strategy_of(words), quorum, num_vehicles
         self._before: NDArray[np.float64] = np.zeros(0)
         self.absent: dict[int, str] = {}
         self.rounds: list[Round] = []
@@ -190,16 +191,17 @@ class GuardedStrategy(Strategy):
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """Return what the strategy makes of the updates that count; nothing if they are too few."""
-        answers = list(replies)
-        refused = dict(self.absent)
-        for message in answers:
-            if message.has_error():
-                refused[message.metadata.src_node_id] = message.error.reason or "it failed without a reason"
-        messages = {_vehicle_of(message): message for message in answers if not message.has_error()}
-        messages = dict(sorted(messages.items()))
-        vectors = {vehicle: _vector_of(_arrays_in(message)) for vehicle, message in messages.items()}
+        refused, messages, vectors = dict(self.absent), {}, {}
+        for message in sorted(replies, key=lambda message: message.metadata.src_node_id):
+            try:
+                vehicle, vector = _update_in(message, self._num_vehicles)
+                if vehicle in messages:
+                    raise ReplyError(f"it says that it is vehicle {vehicle}, as another did")
+                messages[vehicle], vectors[vehicle] = message, vector
+            except ReplyError as error:
+                refused[message.metadata.src_node_id] = str(error)
         refused |= implausible(vectors, self._before)
-        accepted = tuple(vehicle for vehicle in messages if vehicle not in refused)
+        accepted = tuple(vehicle for vehicle in sorted(messages) if vehicle not in refused)
         has_quorum = len(accepted) >= self._quorum
         self.rounds.append(Round(server_round, accepted, refused, has_quorum))
         if not has_quorum:
@@ -296,10 +298,38 @@ def reply_of(vehicle: int, vector: Vector, frames: int) -> RecordDict:
     )
 
 
-def _vehicle_of(message: Message) -> int:
-    sender = message.content["sender"]
+class ReplyError(Exception):
+    """A reply that is no update; the message says what it is."""
+
+
+def _update_in(message: Message, num_vehicles: int) -> tuple[int, NDArray[np.float64]]:
+    """Return the vehicle and the parameters (n,) in a reply, of which nothing is taken on trust.
+
+    Raises:
+        ReplyError: if it holds an error, or is not what `reply_of` makes.
+    """
+    if message.has_error():
+        raise ReplyError(message.error.reason or "it failed without a reason")
+    content = message.content
+    kinds = {"arrays": ArrayRecord, "metrics": MetricRecord, "sender": ConfigRecord}
+    if set(content) != set(kinds) or not all(isinstance(content[name], kind) for name, kind in kinds.items()):
+        raise ReplyError(f"its reply holds {sorted(content)}, expected {sorted(kinds)}")
+    arrays, metrics, sender = content.array_records["arrays"], content.metric_records["metrics"], content["sender"]
     assert isinstance(sender, ConfigRecord)
-    return int(str(sender["vehicle"]))
+    vehicle, frames = sender.get("vehicle"), metrics.get(_EXAMPLES)
+    if set(arrays) != {_ARRAY} or set(metrics) != {_EXAMPLES}:
+        raise ReplyError("its reply holds other arrays or metrics than an adapter and the number of its frames")
+    if not isinstance(vehicle, int) or not 0 <= vehicle < num_vehicles:
+        raise ReplyError(f"it says that it is vehicle {vehicle!r}, there are {num_vehicles}")
+    if not isinstance(frames, int) or not 1 <= frames <= _MOST_FRAMES:
+        raise ReplyError(f"vehicle {vehicle} says that it learned {frames!r} frames, expected 1 to {_MOST_FRAMES}")
+    try:
+        vector = arrays[_ARRAY].numpy()
+    except (ValueError, TypeError, OSError, EOFError) as error:
+        raise ReplyError(f"vehicle {vehicle} sent no array: {error}") from error
+    if vector.dtype != np.float64 or vector.ndim != 1:
+        raise ReplyError(f"vehicle {vehicle} sent {vector.dtype} {vector.shape}, expected float64 (n,)")
+    return vehicle, vector
 
 
 def _identify() -> None:

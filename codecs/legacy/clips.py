@@ -30,6 +30,11 @@ from roadbits.codecs.legacy.yuv420 import padded, to_rgb, to_yuv420
 
 _GOP_FRAMES = 32
 _SMALLEST_SIDE = 64
+_SLICE_BYTES = 64 * 1024
+_OBU_DELIMITER, _OBU_FRAMES = 2, (3, 6, 7)
+_MOST_FRAMES = 64
+"""In one temporal unit, hidden ones included."""
+_LARGEST_SHIFT = 56
 _KNOBS = ("crf", "qp", "q")
 """How a payload numbers its knob."""
 
@@ -123,22 +128,6 @@ class LegacyClip:
         Raises:
             BitstreamError: if the payload is damaged or not this codec's.
         """
-        container, frames = self._opened(payload)
-        clip = np.empty((frames, container.height, container.width, 3), np.uint8)
-        for index, image in enumerate(self._frames(container, frames)):
-            clip[index] = image
-        return clip
-
-    def frames(self, payload: bytes) -> Iterator[Image]:
-        """Yield the frames uint8 (H, W, 3) of a payload, of which no more than a group is in memory.
-
-        Raises:
-            BitstreamError: if the payload is damaged or not this codec's.
-        """
-        container, frames = self._opened(payload)
-        return self._frames(container, frames)
-
-    def _opened(self, payload: bytes) -> tuple[Container, int]:
         container = expect(payload, self.codec_id, 3)
         frames = container.point[0]
         if frames < 1 or frames * container.height * container.width > MAX_CLIP_PIXELS:
@@ -146,7 +135,16 @@ class LegacyClip:
                 f"payload claims {frames} frames of {container.height} x {container.width} pixels, expected at least "
                 f"one and at most {MAX_CLIP_PIXELS} pixels in all"
             )
-        return container, frames
+        images = self._frames(container, frames)
+        first = next(images)  # nothing is allocated on the word of the header alone
+        try:
+            clip = np.empty((frames, *first.shape), np.uint8)
+        except MemoryError as error:
+            raise BitstreamError(f"{self.name} clip of {frames} frames takes more memory than there is") from error
+        clip[0] = first
+        for index, image in enumerate(images, 1):
+            clip[index] = image
+        return clip
 
     def _frames(self, container: Container, frames: int) -> Iterator[Image]:
         height, width = _padded_size(container.height, container.width)
@@ -157,7 +155,7 @@ class LegacyClip:
         decoder.options = {"max_pixels": str(2 * (height + 64) * (width + 64))}
         count = 0
         try:
-            for frame in _decoded(decoder, container.body):
+            for frame in self._decoded(decoder, container.body):
                 count += 1
                 if (frame.height, frame.width) != (height, width) or frame.format.name not in ("yuvj420p", "yuv420p"):
                     raise BitstreamError(
@@ -171,6 +169,19 @@ class LegacyClip:
             raise BitstreamError(f"{self.name} body does not decode beyond {count} frames: {error}") from error
         if count != frames:
             raise BitstreamError(f"{self.name} body does not hold the {frames} frames that its header promises")
+
+    def _decoded(self, decoder: VideoCodecContext, body: bytes) -> Iterator[av.VideoFrame]:
+        """Yield frames as their bytes are read, so that a stream that never ends fills no memory."""
+        if self.codec_id == CodecId.AV1:
+            for unit in _temporal_units(body):
+                yield from decoder.decode(av.Packet(unit))
+        else:
+            for first in range(0, len(body), _SLICE_BYTES):
+                for packet in decoder.parse(body[first : first + _SLICE_BYTES]):
+                    yield from decoder.decode(packet)
+            for packet in decoder.parse():
+                yield from decoder.decode(packet)
+        yield from decoder.decode(None)
 
     def _encoder(self, height: int, width: int, knob: str, value: int) -> VideoCodecContext:
         encoder = av.CodecContext.create(self.encoder, "w")
@@ -207,13 +218,36 @@ def encoder_options(codec: LegacyClip, knob: str, value: int) -> dict[str, str]:
 
 
 _X264_INSTRUCTIONS = ":asm=avx2" if torch.backends.cpu.get_cpu_capability() == "AVX512" else ""
-"""With AVX-512, x264's lookahead gives other bytes each time, even on one thread."""
+"""With AVX-512, x264's lookahead gave other bytes in most repetitions of 16 CamVid frames, even on one thread."""
 
 
-def _decoded(decoder: VideoCodecContext, body: bytes) -> Iterator[av.VideoFrame]:
-    for packet in (*decoder.parse(body), *decoder.parse()):
-        yield from decoder.decode(packet)
-    yield from decoder.decode(None)
+def _temporal_units(body: bytes) -> Iterator[bytes]:
+    """Yield the temporal units of an AV1 stream; each begins with a delimiter and shows one frame.
+
+    Raises:
+        BitstreamError: if the stream does not consist of such units (AV1 specification, section 5.3).
+    """
+    begin = at = frames = 0
+    while at < len(body):
+        kind, extended, sized = body[at] >> 3 & 15, body[at] >> 2 & 1, body[at] >> 1 & 1
+        if at == 0 and kind != _OBU_DELIMITER:
+            raise BitstreamError("av1 body does not begin with a temporal delimiter")
+        if kind == _OBU_DELIMITER and at:
+            yield body[begin:at]
+            begin, frames = at, 0
+        frames += kind in _OBU_FRAMES
+        at += 1 + extended
+        size = shift = 0
+        while sized and at < len(body) and shift < _LARGEST_SHIFT:
+            size |= (body[at] & 127) << shift
+            shift += 7
+            at += 1
+            if body[at - 1] < 128:
+                break
+        at += size
+        if not sized or at > len(body) or frames > _MOST_FRAMES:
+            raise BitstreamError("av1 body is cut, or a unit of it holds too many frames")
+    yield body[begin:]
 
 
 def _padded_size(height: int, width: int) -> tuple[int, int]:

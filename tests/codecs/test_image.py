@@ -10,7 +10,7 @@ import PIL.Image
 import pytest
 
 from roadbits.codecs.codec import Image
-from roadbits.codecs.image import ImageFileError, read_image, write_image
+from roadbits.codecs.image import ImageFileError, clips_of, read_clip, read_image, write_image
 
 Maker = Callable[..., Image]
 
@@ -123,3 +123,18 @@ def test_a_format_with_losses_is_refused_for_writing(name: str, tmp_path: Path, 
 def test_a_folder_that_is_not_there_is_named(tmp_path: Path, textured: Maker) -> None:
     with pytest.raises(ImageFileError, match=r"absent/frame\.png: cannot be written"):
         write_image(tmp_path / "absent" / "frame.png", textured(4, 5))
+
+
+def test_clips_take_frames_by_their_numbers_and_folders_apart(tmp_path: Path) -> None:
+    names = ["a.png", *(f"frame{k}.png" for k in range(1, 13)), "b/frame2.png", "b/frame10.png"]
+    clips = clips_of([tmp_path / name for name in names], 4)
+    told = [[str(file.relative_to(tmp_path)) for file in clip] for clip in clips]
+    assert told[0] == ["a.png", "frame1.png", "frame2.png", "frame3.png"]
+    assert told[2] == ["frame8.png", "frame9.png", "frame10.png", "frame11.png"]
+    assert told[3:] == [["b/frame2.png", "b/frame10.png"]]
+
+
+def test_a_clip_that_is_too_large_is_refused_before_it_is_read(tmp_path: Path) -> None:
+    write_image(tmp_path / "0.png", np.zeros((512, 1024, 3), np.uint8))
+    with pytest.raises(ImageFileError, match="take shorter clips"):
+        read_clip([tmp_path / "0.png"] * 1025)

@@ -108,7 +108,7 @@ class TestBadScenario:
             "mine.yaml:4: codecs[0].name no codec 'jpg': choose from jpeg, jpeg2000, webp, avif, hevc-intra, "
             "cae, hyperprior, slimcae, or NAME:FILE for weights of your own, of cae, hyperprior, scaling, mae, "
             "conditional, gain, slimcae, slimhyperprior, or NAME/WIDTH for one width of a codec of several, or "
-            "any of these with +FILE for an adapter",
+            "any of these with +FILE.safetensors for an adapter",
             "mine.yaml:5: sed is no key of a scenario; did you mean seed?",
         ]
 
@@ -339,7 +339,8 @@ def test_a_lossy_format_is_no_place_for_a_decoded_image() -> None:
 
 
 def test_every_codec_is_listed_with_its_points() -> None:
-    lines = done("codecs").splitlines()[1:]
+    *lines, clips = done("codecs").splitlines()[1:]
+    assert clips.endswith("mpeg2, h264, h264-lowdelay, hevc, hevc-lowdelay, av1, av1-lowdelay")
     assert [line.split()[0] for line in lines] == [codec.name for codec in still_codecs()]
     for line, codec in zip(lines, still_codecs(), strict=True):
         told = []
@@ -416,6 +417,7 @@ def test_rd_of_clips_and_stills_mixed_up_is_wrong_use() -> None:
     assert "those of clips are in the table" in failed(2, "rd", "--clips", "drive", "--codec", "h264", "--timing")
     PIL.Image.new("RGB", (40, 30)).save("drive/1.png")
     assert "of one size, got" in failed(2, "rd", "--clips", "drive", "--codec", "h264")
+    assert "not --images" in failed(2, "rd", "--images", "drive", "--codec", "jpeg", "--clip-frames", "2")
 
 
 def test_rd_without_images_or_codec_is_wrong_use() -> None:

@@ -227,4 +227,5 @@ def test_a_payload_waits_for_its_adapter(
         Collector(store, 60.0, here_us).receive([upload], 3, 6, STATES)
         (row,) = store.records(arm.codec, arm.point, payloads=True)
     assert (row.verdict, row.payload) == (expected[0], payload)
+    assert row.arrival_us == max([9_000_000, *(us for us in here_us.values() if row.verdict != "rejected")])
     assert expected[1].format(own.hex()) in row.reason

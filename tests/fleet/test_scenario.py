@@ -133,7 +133,7 @@ downstream: {steps: 1, setups: [XX], crop: [1]}
         "run.yaml:17: codecs[0].name no codec 'jpg': choose from jpeg, jpeg2000, webp, avif, hevc-intra, "
         "cae, hyperprior, slimcae, or NAME:FILE for weights of your own, of cae, hyperprior, scaling, mae, "
         "conditional, gain, slimcae, slimhyperprior, or NAME/WIDTH for one width of a codec of several, or "
-        "any of these with +FILE for an adapter",
+        "any of these with +FILE.safetensors for an adapter",
         "run.yaml:18: codecs[1].points[1] operating point 'foo' is not of the form knob=value[,knob=value]",
         "run.yaml:19: downstream.crop[1] is missing",
         "run.yaml:19: downstream.setups[0] input should be 'OO', 'CO', 'RO', 'CC', 'OC' or 'RC', got 'XX'",

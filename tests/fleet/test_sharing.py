@@ -5,11 +5,11 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 import pytest
-from flwr.app import Error, Message
+from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, MetricRecord, RecordDict
 
 from roadbits.codecs.adaptation.update import Vector
 from roadbits.fleet.adaptation_words import StrategyWords
-from roadbits.fleet.sharing import FleetGrid, GuardedStrategy, Round, TrainRound, Update, implausible, share
+from roadbits.fleet.sharing import FleetGrid, GuardedStrategy, Round, TrainRound, Update, implausible, reply_of, share
 
 SIZE = 500
 KINDS = ("fedavg", "fedprox", "fedadam", "trimmed-mean", "median")
@@ -130,9 +130,55 @@ class FailingGrid(FleetGrid):
 
 def test_a_vehicle_that_answers_with_an_error_is_named_and_the_others_count() -> None:
     expected, _ = shared(honest, vehicles=(1, 2))  # which also tells Flower who speaks
-    strategy = GuardedStrategy(StrategyWords(), quorum=2)
+    strategy = GuardedStrategy(StrategyWords(), quorum=2, num_vehicles=3)
     grid = FailingGrid(lambda number: (0, 1, 2), honest, strategy.absent)
     assert np.array_equal(strategy.shared(grid, np.zeros(SIZE, np.float32), rounds=1), expected)
     (only,) = strategy.rounds
     assert only.accepted == (1, 2)
     assert list(only.refused.values()) == ["vehicle 0 noticed nothing"]
+
+
+def reply(**changed: object) -> RecordDict:
+    """Return an honest reply of vehicle 0, some records changed; None takes one away."""
+    records = {**reply_of(0, vector(0), 4), **changed}
+    return RecordDict({name: record for name, record in records.items() if record is not None})  # type: ignore[misc]
+
+
+BROKEN = {
+    "no sender": (reply(sender=None), "expected ['arrays', 'metrics', 'sender']"),
+    "no arrays": (reply(arrays=None), "expected ['arrays', 'metrics', 'sender']"),
+    "no metrics": (reply(metrics=None), "expected ['arrays', 'metrics', 'sender']"),
+    "a second array": (reply(more=ArrayRecord({"x": Array(np.zeros(2))})), "its reply holds"),
+    "another array": (reply(arrays=ArrayRecord({"x": Array(np.zeros(2))})), "other arrays"),
+    "another metric": (reply(metrics=MetricRecord({"num-examples": 4, "x": 1})), "other arrays or metrics"),
+    "a name as its number": (reply(sender=ConfigRecord({"vehicle": "abc"})), "says that it is vehicle 'abc'"),
+    "a number beyond the fleet": (reply(sender=ConfigRecord({"vehicle": 9})), "says that it is vehicle 9"),
+    "another's number": (reply(sender=ConfigRecord({"vehicle": 1})), "as another did"),
+    "no frames": (reply(metrics=MetricRecord({"num-examples": 0})), "learned 0 frames"),
+    "fewer than no frames": (reply(metrics=MetricRecord({"num-examples": -7})), "learned -7 frames"),
+    "frames that are no number": (reply(metrics=MetricRecord({"num-examples": float("nan")})), "learned nan frames"),
+    "too many frames": (reply(metrics=MetricRecord({"num-examples": 10**12})), "learned 1000000000000 frames"),
+    "whole numbers": (reply(arrays=ArrayRecord({"adapter": Array(np.zeros(SIZE, np.int64))})), "sent int64"),
+    "bytes that are no array": (
+        reply(arrays=ArrayRecord({"adapter": Array("float64", (SIZE,), "numpy.ndarray", b"no array")})),
+        "sent no array",
+    ),
+}
+
+
+@pytest.mark.parametrize(("content", "reason"), BROKEN.values(), ids=list(BROKEN))
+def test_a_reply_that_is_no_update_changes_nothing_and_is_named(content: RecordDict, reason: str) -> None:
+    class BrokenGrid(FleetGrid):
+        def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
+            asked = {message.metadata.dst_node_id: message for message in messages}
+            broken = asked.pop(9, None)
+            replies = list(super().send_and_receive(asked.values(), timeout=timeout))
+            return [*replies, Message(content, reply_to=broken)] if broken else replies
+
+    expected, _ = shared(honest, vehicles=(1, 2))
+    strategy = GuardedStrategy(StrategyWords(), quorum=2, num_vehicles=4)
+    grid = BrokenGrid(lambda number: (1, 2, 9), honest, strategy.absent)
+    assert np.array_equal(strategy.shared(grid, np.zeros(SIZE, np.float32), rounds=1), expected)
+    (only,) = strategy.rounds
+    assert only.accepted == (1, 2)
+    assert reason in only.refused[9]
