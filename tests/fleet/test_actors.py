@@ -191,6 +191,7 @@ def test_a_run_whose_workers_are_killed_keeps_its_digest(expected: str, tmp_path
             if process not in killed and b"ray::_Platoon.run" in _command_line(process):
                 os.kill(process, signal.SIGKILL)
                 killed.add(process)
+        time.sleep(0.01)  # whoever is watched needs a core
     output, errors = child.communicate(timeout=400)
     assert child.returncode == 0, errors[-3000:]
     assert killed, "no worker was seen at work"
