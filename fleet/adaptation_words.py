@@ -100,7 +100,7 @@ class Adaptation(Part):
     seeds: Annotated[tuple[Seed, ...], AfterValidator(distinct)] = Field((0,), strict=False, min_length=1)
     batch_size: Count = 4
     crop: Annotated[int, Field(ge=64, le=1024, multiple_of=64)] = 192
-    learning_rate: Positive = 3e-4
+    learning_rate: Positive = 1e-3
     tuning_rate: Positive = 3e-5
     density_rate: Positive = 1e-2
     idle_share: Annotated[Share, Field(gt=0)] = 0.5
