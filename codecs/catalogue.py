@@ -197,6 +197,15 @@ def decode(payload: bytes, further: Sequence[Codec] = ()) -> Image:
     return codec_of(payload, further).decode(payload)
 
 
+def is_clip(payload: bytes) -> bool:
+    """Return whether a payload is a clip's.
+
+    Raises:
+        BitstreamError: if it is no payload at all.
+    """
+    return unpack(payload).codec_id in _CLIP_IDS
+
+
 def decode_clip(payload: bytes) -> Clip:
     """Return the clip uint8 (T, H, W, 3) of a payload.
 

@@ -91,12 +91,12 @@ MAX_CLIP_PIXELS = 512 * 1024 * 1024
 """No clip may have more, all frames together: decoded it takes three bytes each."""
 
 
-class Codec(Protocol):
-    """A still codec: stateless after construction, safe to share between threads."""
+class AnyCodec(Protocol):
+    """What codecs of stills and of clips share: a name and operating points."""
 
     @property
     def name(self) -> str:
-        """The name on the command line, for example `jpeg`."""
+        """The name on the command line, for example `jpeg` or `h264`."""
         ...
 
     @property
@@ -114,13 +114,17 @@ class Codec(Protocol):
         """Every point that a search for a target rate may choose, from the lowest rate up."""
         ...
 
+    def check(self, point: OperatingPoint) -> None:
+        """Raise ValueError, naming the choices, if this codec has no such point."""
+        ...
+
+
+class Codec(AnyCodec, Protocol):
+    """A still codec: stateless after construction, safe to share between threads."""
+
     @property
     def all_points(self) -> tuple[OperatingPoint, ...]:
         """Every point there is: the fine points, and those that give less quality for less computation."""
-        ...
-
-    def check(self, point: OperatingPoint) -> None:
-        """Raise ValueError, naming the choices, if this codec has no such point."""
         ...
 
     def encode(self, image: Image, point: OperatingPoint) -> bytes:
@@ -159,32 +163,8 @@ def check_image(image: Image, largest_side: int = 65535) -> tuple[int, int]:
     return height, width
 
 
-class ClipCodec(Protocol):
+class ClipCodec(AnyCodec, Protocol):
     """A codec of clips, uint8 (T, H, W, 3): stateless after construction, one payload for the whole clip."""
-
-    @property
-    def name(self) -> str:
-        """The name on the command line, for example `h264`."""
-        ...
-
-    @property
-    def model_hash(self) -> bytes:
-        """Which weights and tables it uses; empty for a legacy codec, which has none."""
-        ...
-
-    @property
-    def points(self) -> tuple[OperatingPoint, ...]:
-        """A dozen or fewer points worth measuring, from the lowest rate up."""
-        ...
-
-    @property
-    def fine_points(self) -> tuple[OperatingPoint, ...]:
-        """Every point that a search for a target rate may choose, from the lowest rate up."""
-        ...
-
-    def check(self, point: OperatingPoint) -> None:
-        """Raise ValueError, naming the choices, if this codec has no such point."""
-        ...
 
     @property
     def gop_frames(self) -> int:

@@ -60,6 +60,22 @@ def write_image(path: Path, image: Image) -> None:
         raise ImageFileError(f"{path}: cannot be written: {error}") from error
 
 
+def write_clip(folder: Path, clip: Clip) -> None:
+    """Write the frames of a clip as PNG files, 00000.png and so on, into a new or empty folder.
+
+    Raises:
+        ImageFileError: if the folder holds something, or cannot be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if any(folder.iterdir()):
+            raise ImageFileError(f"{folder}: is not empty")
+    except OSError as error:
+        raise ImageFileError(f"{folder}: cannot be written: {error}") from error
+    for index, image in enumerate(clip):
+        write_image(folder / f"{index:05}.png", image)
+
+
 def list_images(folder: Path) -> list[Path]:
     """Return the image files below a folder, sorted by path.
 
@@ -88,6 +104,18 @@ def clips_of(files: Sequence[Path], frames: int) -> list[list[Path]]:
     return clips
 
 
+def one_clip(files: Sequence[Path]) -> list[Path]:
+    """Return all frames in order as one clip.
+
+    Raises:
+        ImageFileError: if they are in several folders.
+    """
+    clips = clips_of(files, len(files))
+    if len(clips) != 1:
+        raise ImageFileError(f"{clips[0][0].parent} and {clips[1][0].parent}: a clip's frames must be in one folder")
+    return clips[0]
+
+
 def read_clip(files: Sequence[Path]) -> Clip:
     """Return the clip uint8 (T, H, W, 3) of consecutive frames.
 
@@ -102,7 +130,8 @@ def read_clip(files: Sequence[Path]) -> Clip:
             "pixels in all: take shorter clips"
         )
     clip = np.empty((len(files), *first.shape), np.uint8)
-    for index, file in enumerate(files):
+    clip[0] = first
+    for index, file in enumerate(files[1:], 1):
         image = read_image(file)
         if image.shape != first.shape:
             sizes = f"{height} x {width} and {image.shape[0]} x {image.shape[1]}"

@@ -115,7 +115,7 @@ class Adaptation(Part):
     @property
     def with_residuals(self) -> bool:
         """Whether the fleet's adapters have residuals, or are a density alone."""
-        return self.methods[0] == "cawf"
+        return has_residuals(self.methods[0])
 
     @property
     def watched_at(self) -> OperatingPoint:
@@ -125,3 +125,8 @@ class Adaptation(Part):
     def measured_at(self, trained: tuple[OperatingPoint, ...]) -> tuple[OperatingPoint, ...]:
         """Return the points at which rate and distortion are measured, from the lowest rate up."""
         return tuple(map(OperatingPoint.parse, self.points)) or trained
+
+
+def has_residuals(method: Method) -> bool:
+    """Return whether a method's adapter has residuals beside its density."""
+    return method == "cawf"

@@ -160,16 +160,14 @@ class Exchanges:
             case unknown:
                 assert_never(unknown)
 
-    def job(self, lessons: Sequence[Lesson], start: bytes, first_step: int, steps: int, seed: int) -> Lessons:
-        """Return a training of an adapter."""
-        return Lessons(self.scenario, tuple(lessons), start, first_step, steps, seed, self.words.with_residuals)
+    def job(self, lessons: Sequence[Lesson], seed: int) -> Lessons:
+        """Return the training of an adapter from beginning to end in one place."""
+        words = self.words
+        return Lessons(self.scenario, tuple(lessons), b"", 0, words.all_steps, seed, words.with_residuals)
 
     def _local(self, domain: str, notices: Sequence[Notice]) -> Exchange:
         found = Exchange(domain, lessons=[notice.lesson for notice in notices])
-        jobs = [
-            self.job([notice.lesson], b"", 0, self.words.all_steps, seed_of(self.seed, notice.vehicle))
-            for notice in notices
-        ]
+        jobs = [self.job([notice.lesson], seed_of(self.seed, notice.vehicle)) for notice in notices]
         for notice, update in zip(notices, self.train(f"local, {domain}", jobs), strict=True):
             if isinstance(update, str):
                 continue
@@ -194,7 +192,7 @@ class Exchanges:
         closes_us = opened_us + _us(self.words.round_s)
         pooled = [notice for notice in notices if arrivals[notice.vehicle] <= closes_us]
         found.lessons = [notice.lesson for notice in pooled]
-        (update,) = self.train(f"central, {domain}", [self.job(found.lessons, b"", 0, self.words.all_steps, self.seed)])
+        (update,) = self.train(f"central, {domain}", [self.job(found.lessons, self.seed)])
         if isinstance(update, str):
             return found
         assert self.words.server_gmac_per_s is not None
@@ -217,7 +215,6 @@ class _Federated:
     def __init__(self, exchanges: Exchanges, domain: str, notices: Sequence[Notice]) -> None:
         self._exchanges, self._words = exchanges, exchanges.words
         self._notices = {notice.vehicle: notice for notice in notices}
-        self._source = source_codec(self._words).model
         self._found = Exchange(domain)
         self._reported_us: dict[int, int] = {}
         self._now_us = 0
@@ -267,12 +264,13 @@ class _Federated:
         closes_us = begin_us + _us(words.round_s)
         start = update_of(words, vector) if number > 1 else b""
         scenario, seed = self._exchanges.scenario, self._exchanges.seed
-        jobs = [lessons_of_round(scenario, seed, number, self._notices[vehicle].lesson, start) for vehicle in vehicles]
+        lessons = [self._notices[vehicle].lesson for vehicle in vehicles]
+        jobs = [lessons_of_round(scenario, seed, number, lesson, start) for lesson in lessons]
         trained = self._exchanges.train(f"round {number}, {self._found.domain}", jobs)
         updates, ends = [], [begin_us]
         for vehicle, outcome in zip(vehicles, trained, strict=True):
             asked_us = self._carry(vehicle, begin_us, len(start) or REPORT_BYTES)
-            seconds = training_seconds(self._exchanges.scenario, vehicle, words.steps)
+            seconds = training_seconds(scenario, vehicle, words.steps)
             self._found.train_macs += training_macs(words, words.steps)
             size = REPORT_BYTES if isinstance(outcome, str) else len(outcome)
             arrival_us = self._carry(vehicle, asked_us + _us(seconds), size)
@@ -290,7 +288,7 @@ class _Federated:
         if after_s > self._words.round_s:
             return Update(vehicle, None, frames, f"its update came after {after_s:.0f} s: too late for the round")
         try:
-            return Update(vehicle, vector_of(unpacked(self._source, outcome)), frames)
+            return Update(vehicle, vector_of(unpacked(source_codec(self._words).model, outcome)), frames)
         except AdapterError as error:
             return Update(vehicle, None, frames, str(error))
 

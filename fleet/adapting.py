@@ -24,7 +24,7 @@ from roadbits.codecs.codec import Image, OperatingPoint
 from roadbits.codecs.metrics import bpp, psnr
 from roadbits.codecs.neural.model_file import FrozenModel, TransformName
 from roadbits.codecs.neural.still import NeuralStill
-from roadbits.fleet.adaptation_words import Adaptation, Method
+from roadbits.fleet.adaptation_words import Adaptation, Method, has_residuals
 from roadbits.fleet.backend import Shared
 from roadbits.fleet.cameras.frame import DataError, FrameSource
 from roadbits.fleet.drift import Watch
@@ -258,7 +258,7 @@ def tune_codec(job: Tuning) -> bytes:
 def moved_weights(source: FrozenModel, method: Method) -> int:
     """Return how many numbers a method adds or changes."""
     if method in ("cawf", "density"):
-        return len(vector_of(unadapted(source, method == "cawf")))
+        return len(vector_of(unadapted(source, has_residuals(method))))
     moving = [transform for name, transform in transforms_of(source).items() if name in _MOVES[method]]
     density = len(vector_of(unadapted(source, with_residuals=False))) if len(_MOVES[method]) > 1 else 0
     return sum(transform.num_parameters() for transform in moving) + density

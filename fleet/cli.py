@@ -274,24 +274,25 @@ def export(
 
 
 @cli.command()
-@click.argument("image", type=click.Path(path_type=Path, dir_okay=False))
+@click.argument("source", type=click.Path(path_type=Path), metavar="IMAGE")
 @click.argument("payload", type=click.Path(path_type=Path, dir_okay=False))
 @click.option("--codec", "codec_name", required=True, help="See `roadbits codecs`.")
 @click.option("--point", help="An operating point, for example quality=30. Default: the middle of the ladder.")
 @click.option("--bpp", "target_bpp", type=float, help="Search for the point nearest to this rate instead.")
 @_exit_codes
-def encode(image: Path, payload: Path, codec_name: str, point: str | None, target_bpp: float | None) -> None:
-    """Compress IMAGE into PAYLOAD."""
-    from roadbits.codecs.catalogue import codec_named
-    from roadbits.codecs.codec import OperatingPoint
-    from roadbits.codecs.image import read_image
+def encode(source: Path, payload: Path, codec_name: str, point: str | None, target_bpp: float | None) -> None:
+    """Compress IMAGE into PAYLOAD; for a codec of clips, IMAGE is the folder of a clip's frames."""
+    from roadbits.codecs.catalogue import still_or_clip_codec_named
+    from roadbits.codecs.codec import Clip, ClipCodec, Codec, Image, OperatingPoint, is_clip_codec
+    from roadbits.codecs.image import list_images, one_clip, read_clip, read_image
     from roadbits.codecs.target_rate import Encoded, encode_at
 
     if point is not None and target_bpp is not None:
         raise click.UsageError("give --point or --bpp, not both")
     try:
-        codec = codec_named(codec_name)
-        pixels = read_image(image)
+        codec: Codec | ClipCodec = still_or_clip_codec_named(codec_name)
+        pixels: Image | Clip
+        pixels = read_clip(one_clip(list_images(source))) if is_clip_codec(codec) else read_image(source)
         if target_bpp is not None:
             encoded = encode_at(codec, pixels, target_bpp)
         else:
@@ -300,20 +301,20 @@ def encode(image: Path, payload: Path, codec_name: str, point: str | None, targe
     except ValueError as error:
         raise click.UsageError(str(error)) from error
     payload.write_bytes(encoded.payload)
-    rate = 8 * len(encoded.payload) / (pixels.shape[0] * pixels.shape[1])
+    rate = 8 * len(encoded.payload) / math.prod(pixels.shape[:-1])
     click.echo(f"{codec.name} {encoded.point}: {len(encoded.payload)} bytes, {rate:.4f} bpp")
 
 
 @cli.command()
 @click.argument("payload", type=click.Path(path_type=Path, dir_okay=False))
-@click.argument("image", type=click.Path(path_type=Path, dir_okay=False))
+@click.argument("target", type=click.Path(path_type=Path), metavar="IMAGE")
 @click.option("--codec", "codec_name", help="Only for weights or an adapter of your own: NAME:FILE, NAME+FILE.")
 @_exit_codes
-def decode(payload: Path, image: Path, codec_name: str | None) -> None:
-    """Decompress PAYLOAD into IMAGE, a lossless format."""
+def decode(payload: Path, target: Path, codec_name: str | None) -> None:
+    """Decompress PAYLOAD into IMAGE, a lossless format; a clip into PNG files in a folder IMAGE."""
     from roadbits.codecs import catalogue
     from roadbits.codecs.bitstream import MAX_BODY_BYTES
-    from roadbits.codecs.image import write_image
+    from roadbits.codecs.image import write_clip, write_image
 
     if payload.stat().st_size > 2 * MAX_BODY_BYTES:
         raise BitstreamError(f"{payload}: {payload.stat().st_size} bytes, no payload is larger than {MAX_BODY_BYTES}")
@@ -321,12 +322,18 @@ def decode(payload: Path, image: Path, codec_name: str | None) -> None:
         further = [catalogue.codec_named(codec_name)] if codec_name else []
     except ValueError as error:
         raise click.UsageError(str(error)) from error
+    content = payload.read_bytes()
     try:
-        pixels = catalogue.decode(payload.read_bytes(), further)
+        clip = catalogue.decode_clip(content) if catalogue.is_clip(content) else None
+        frames = catalogue.decode(content, further)[None] if clip is None else clip
     except BitstreamError as error:
         raise BitstreamError(f"{payload}: {error}") from error
-    write_image(image, pixels)
-    click.echo(f"{pixels.shape[0]} x {pixels.shape[1]} pixels")
+    if clip is None:
+        write_image(target, frames[0])
+    else:
+        write_clip(target, clip)
+    height, width = frames.shape[1:3]
+    click.echo(f"{height} x {width} pixels" + (f", {len(frames)} frames" if clip is not None else ""))
 
 
 @cli.command()
@@ -420,7 +427,7 @@ def codecs() -> None:
     from roadbits.fleet.report.codec_table import print_codecs
 
     print_codecs(still_codecs(), Console(width=None if sys.stdout.isatty() else 160))
-    click.echo(f"of clips, for rd --clips: {', '.join(codec.name for codec in CLIP_CODECS)}")
+    click.echo(f"of clips, for rd --clips, encode and decode: {', '.join(codec.name for codec in CLIP_CODECS)}")
 
 
 @cli.command()

@@ -18,7 +18,7 @@ from roadbits.codecs.adaptation.danice import AdapterError
 from roadbits.codecs.adaptation.enhancement import num_weights
 from roadbits.codecs.codec import Image, OperatingPoint
 from roadbits.codecs.metrics import RateQuality, bd_rate
-from roadbits.fleet.adaptation_words import Adaptation, Method, Sharing
+from roadbits.fleet.adaptation_words import Adaptation, Method, Sharing, has_residuals
 from roadbits.fleet.adapter_exchange import AdapterLinks, Exchange, Exchanges
 from roadbits.fleet.adapting import (
     Drive,
@@ -40,7 +40,7 @@ from roadbits.fleet.adapting import (
 from roadbits.fleet.archive import Archive
 from roadbits.fleet.backend import Backend, Shared
 from roadbits.fleet.cameras.frame import DataError
-from roadbits.fleet.fittings import Fitting, Fittings, Version, adapter_versions
+from roadbits.fleet.fittings import Fitting, Fittings, Version, known_adapters
 from roadbits.fleet.plan import Plan
 from roadbits.fleet.progress import Display
 from roadbits.fleet.results import AdaptationCurve, AdaptationResults, AdaptationRow, SharingNote
@@ -215,7 +215,8 @@ class CodecAdaptation:
 
     def versions(self) -> dict[bytes, Version]:
         """Return every adapter that a vehicle has on board, by the hash that payloads carry."""
-        return adapter_versions(self._words.codec, self._all_fittings)
+        adapters = known_adapters(self._words.codec, self._all_fittings)
+        return {adapter: known.version for adapter, known in adapters.items()}
 
     def version_for(self, sharing: Sharing, domain: str, luck: int) -> Version:
         """Return the codec that vehicles have for a domain in the end; of several adapters the one that luck has it."""
@@ -270,7 +271,7 @@ class CodecAdaptation:
         return found
 
     def _pooled_adapter(self, seed: int, method: Method, domain: str, lessons: tuple[Lesson, ...]) -> Version | None:
-        job = Lessons(self._plan.scenario, lessons, b"", 0, self._words.all_steps, seed, method == "cawf")
+        job = Lessons(self._plan.scenario, lessons, b"", 0, self._words.all_steps, seed, has_residuals(method))
         (update,) = self._train(f"{method}, {domain}", [job])
         if isinstance(update, str):
             self.notes.append(f"adaptation by {method} to {domain} failed: {update}")

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from roadbits.fleet.backend import Backend
 from roadbits.fleet.collector import Collector, states_from
-from roadbits.fleet.fittings import Fitting, Fittings, adapters_here_us
+from roadbits.fleet.fittings import Fitting, Fittings, known_adapters
 from roadbits.fleet.plan import Plan
 from roadbits.fleet.progress import Display
 from roadbits.fleet.scenario import Scenario
@@ -86,7 +86,8 @@ def collect(
 
 def _adapters_here_us(scenario: Scenario, fittings: Fittings) -> dict[bytes, int]:
     words = scenario.adaptation
-    return adapters_here_us(words.codec, fittings) if words else {}
+    adapters = known_adapters(words.codec, fittings) if words else {}
+    return {adapter: known.known_us for adapter, known in adapters.items()}
 
 
 def _on_board(fittings: Fittings, vehicle: int) -> dict[str, Fitting]:

@@ -12,6 +12,7 @@ Not here: the store's files (`store`), decoding (`decoding`).
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from typing import NamedTuple
 
 from roadbits.codecs.bitstream import BitstreamError, unpack
 from roadbits.codecs.catalogue import codec_named, codec_of
@@ -20,6 +21,20 @@ from roadbits.fleet.store import Record, Store
 from roadbits.fleet.throughput import Queued, Throughput
 from roadbits.fleet.uplink import US_PER_S
 from roadbits.fleet.vehicle import Arm, ArmState, Upload
+
+
+class Verdict(NamedTuple):
+    """What becomes of an upload.
+
+    Attributes:
+        name: as above.
+        reason: for it.
+        usable_us: when the payload could be decoded: once it was here, and its adapter; None if it never arrived.
+    """
+
+    name: str
+    reason: str
+    usable_us: int | None
 
 
 class Collector:
@@ -46,7 +61,7 @@ class Collector:
         return self._store.add(map(self._record, uploads), vehicle, next_frame, state)
 
     def _record(self, upload: Upload) -> Record:
-        verdict, reason = self._verdict(upload)
+        verdict = self._verdict(upload)
         return Record(
             upload_id(upload.arm, upload.vehicle, upload.index),
             upload.arm.codec,
@@ -59,10 +74,10 @@ class Collector:
             upload.width,
             upload.captured_us,
             upload.ready_us,
-            self._usable_us(upload) if verdict in ("delivered", "late") else upload.arrival_us,
+            verdict.usable_us,
             upload.payload_bytes,
-            verdict,
-            reason,
+            verdict.name,
+            verdict.reason,
             upload.copies,
             upload.encode_s,
             upload.encode_macs,
@@ -70,35 +85,27 @@ class Collector:
             upload.payload,
         )
 
-    def _verdict(self, upload: Upload) -> tuple[str, str]:
-        """Return the verdict on an upload and the reason for it."""
-        if upload.fate != "sent" or upload.payload is None or upload.arrival_us is None:
-            return upload.fate, upload.reason
+    def _verdict(self, upload: Upload) -> Verdict:
+        arrival_us = upload.arrival_us
+        if upload.fate != "sent" or upload.payload is None or arrival_us is None:
+            return Verdict(upload.fate, upload.reason, arrival_us)
         try:
             container = unpack(upload.payload)
             codec = codec_of(upload.payload, (codec_named(upload.arm.source),), self._adapters_here_us)
         except BitstreamError as error:
-            return "rejected", str(error)
+            return Verdict("rejected", str(error), arrival_us)
         if (container.height, container.width) != (upload.height, upload.width):
-            return "rejected", (
-                f"payload is {container.height} x {container.width} pixels, "
-                f"the camera has {upload.height} x {upload.width}"
-            )
+            sizes = f"{container.height} x {container.width} pixels, the camera has {upload.height} x {upload.width}"
+            return Verdict("rejected", f"payload is {sizes}", arrival_us)
         if codec.name != upload.arm.source:
-            return "rejected", f"payload is of {codec.name}, the vehicle uses {upload.arm.source}"
-        usable_us = self._usable_us(upload)
+            reason = f"payload is of {codec.name}, the vehicle uses {upload.arm.source}"
+            return Verdict("rejected", reason, arrival_us)
+        usable_us = max(arrival_us, self._adapters_here_us.get(container.adapter_hash, 0))
         age_us = usable_us - upload.captured_us
         if age_us > self._deadline_us:
-            came = "arrived" if usable_us == upload.arrival_us else "its adapter arrived"
-            return "late", f"{came} {age_us / US_PER_S:.1f} s after capture"
-        return "delivered", ""
-
-    def _usable_us(self, upload: Upload) -> int:
-        """Return when a payload that is whole can be decoded: once it is here, and its adapter."""
-        assert upload.payload is not None
-        assert upload.arrival_us is not None
-        adapter = unpack(upload.payload).adapter_hash
-        return max(upload.arrival_us, self._adapters_here_us.get(adapter, 0))
+            came = "arrived" if usable_us == arrival_us else "its adapter arrived"
+            return Verdict("late", f"{came} {age_us / US_PER_S:.1f} s after capture", usable_us)
+        return Verdict("delivered", "", usable_us)
 
 
 def upload_id(arm: Arm, vehicle: int, frame: int) -> str:

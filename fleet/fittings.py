@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import NamedTuple
 
 from roadbits.codecs.adaptation.danice import adapted_codec
 from roadbits.codecs.adaptation.update import unpacked
@@ -96,25 +97,22 @@ Fittings = Mapping[str, Mapping[int, Fitting]]
 """By way of sharing and vehicle."""
 
 
-def adapter_versions(source: str, fittings: Fittings) -> dict[bytes, Version]:
+class KnownAdapter(NamedTuple):
+    """An adapter on board of some vehicle, and since when the server has it, in virtual microseconds."""
+
+    version: Version
+    known_us: int
+
+
+def known_adapters(source: str, fittings: Fittings) -> dict[bytes, KnownAdapter]:
     """Return every adapter on board of any vehicle, on a source codec, by the hash that its payloads carry."""
-    versions = (Version(source, update) for update in sorted(_known_us(fittings)))
-    return {version.codec().adapter_hash: version for version in versions}
-
-
-def adapters_here_us(source: str, fittings: Fittings) -> dict[bytes, int]:
-    """Return since when the server has each adapter, in virtual microseconds, by the hash that its payloads carry."""
-    return {Version(source, update).codec().adapter_hash: known_us for update, known_us in _known_us(fittings).items()}
-
-
-def _known_us(fittings: Fittings) -> dict[bytes, int]:
-    """Return since when the server has each update."""
-    known: dict[bytes, int] = {}
+    known_us: dict[bytes, int] = {}
     for vehicles in fittings.values():
         for fitting in vehicles.values():
             for each in fitting.equipped:
-                known[each.update] = min(each.known_us, known.get(each.update, each.known_us))
-    return known
+                known_us[each.update] = min(each.known_us, known_us.get(each.update, each.known_us))
+    adapters = [KnownAdapter(Version(source, update), known_us[update]) for update in sorted(known_us)]
+    return {adapter.version.codec().adapter_hash: adapter for adapter in adapters}
 
 
 def maker_of(payload: bytes, codecs: Sequence[NeuralStill], otherwise: Codec) -> Codec:

@@ -73,7 +73,10 @@ def share_adapter(grid: Grid, context: Context) -> None:
     """
     scenario, words = _scenario(context)
     config = context.run_config
-    vehicles, out = int(config["vehicles"]), Path(str(config["out"])).expanduser().absolute()
+    vehicles, out = (
+        int(config["vehicles"]) or scenario.fleet.num_vehicles,
+        Path(str(config["out"])).expanduser().absolute(),
+    )
     if not words.quorum <= vehicles <= scenario.fleet.num_vehicles:
         raise ValueError(
             f"vehicles is {vehicles}, expected from the quorum of {words.quorum} to all {scenario.fleet.num_vehicles}"

@@ -162,6 +162,7 @@ class GuardedStrategy(Strategy):
         """Take the strategy's words, how many updates a round needs, and how many vehicles there are."""
         self._inner, self._quorum, self._num_vehicles = _strategy_of(words), quorum, num_vehicles
         self._before: NDArray[np.float64] = np.zeros(0)
+        self._asked: list[int] = []
         self.absent: dict[int, str] = {}
         self.rounds: list[Round] = []
 
@@ -183,16 +184,20 @@ class GuardedStrategy(Strategy):
     ) -> Iterable[Message]:
         """Return a message for each vehicle."""
         self._before = _vector_of(arrays)
-        if not list(grid.get_node_ids()):
-            return []
-        return self._inner.configure_train(server_round, arrays, config, grid)
+        there = list(grid.get_node_ids())
+        messages = [*self._inner.configure_train(server_round, arrays, config, grid)] if there else []
+        self._asked = [message.metadata.dst_node_id for message in messages]
+        return messages
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """Return what the strategy makes of the updates that count; nothing if they are too few."""
-        refused, messages, vectors = dict(self.absent), {}, {}
-        for message in sorted(replies, key=lambda message: message.metadata.src_node_id):
+        answers = sorted(replies, key=lambda message: message.metadata.src_node_id)
+        silent = {*self._asked} - {message.metadata.src_node_id for message in answers}
+        refused = dict.fromkeys(sorted(silent), "it did not answer in time") | self.absent
+        messages, vectors = {}, {}
+        for message in answers:
             try:
                 vehicle, vector = _update_in(message, self._num_vehicles)
                 if vehicle in messages:

@@ -14,7 +14,7 @@ Not here: stills (`stills`, `hevc`), files from cameras, whose own bytes count.
 
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 
 import av
@@ -26,7 +26,7 @@ from av.video.reformatter import ColorRange
 
 from roadbits.codecs.bitstream import BitstreamError, CodecId, Container, expect, pack
 from roadbits.codecs.codec import MAX_CLIP_PIXELS, Clip, Image, OperatingPoint, check_clip
-from roadbits.codecs.legacy.yuv420 import padded, to_rgb, to_yuv420
+from roadbits.codecs.legacy.yuv420 import bounded_decoder, coded_size, padded, to_rgb, to_yuv420
 
 _GOP_FRAMES = 32
 _SMALLEST_SIDE = 64
@@ -108,7 +108,7 @@ class LegacyClip:
         frames, height, width = check_clip(clip)
         self.check(point)
         ((knob, value),) = point.settings
-        rows, columns = _padded_size(height, width)
+        rows, columns = coded_size(height, width, _SMALLEST_SIDE)
         encoder = self._encoder(rows, columns, knob, int(value))
         packets = []
         try:
@@ -147,12 +147,8 @@ class LegacyClip:
         return clip
 
     def _frames(self, container: Container, frames: int) -> Iterator[Image]:
-        height, width = _padded_size(container.height, container.width)
-        decoder = av.CodecContext.create(self.decoder, "r")
-        assert isinstance(decoder, VideoCodecContext)
-        decoder.thread_count = 1
-        # FFmpeg refuses a parameter set that claims more, before it allocates a picture.
-        decoder.options = {"max_pixels": str(2 * (height + 64) * (width + 64))}
+        height, width = coded_size(container.height, container.width, _SMALLEST_SIDE)
+        decoder = bounded_decoder(self.decoder, height, width)
         count = 0
         try:
             for frame in self._decoded(decoder, container.body):
@@ -250,51 +246,15 @@ def _temporal_units(body: bytes) -> Iterator[bytes]:
     yield body[begin:]
 
 
-def _padded_size(height: int, width: int) -> tuple[int, int]:
-    """Return the coded size: even, and no side under the smallest."""
-    return max(_SMALLEST_SIDE, height + height % 2), max(_SMALLEST_SIDE, width + width % 2)
-
-
 MPEG2 = LegacyClip(
     "mpeg2", CodecId.MPEG2, "mpeg2video", "mpeg2video", "yuv420p", {"q": (31, 2)}, (31, 24, 17, 12, 8, 5, 3)
 )
-H264, H264_LOWDELAY = (
-    LegacyClip(
-        name,
-        CodecId.H264,
-        "libx264",
-        "h264",
-        "yuvj420p",
-        {"crf": (51, 1), "qp": (51, 1)},
-        (43, 39, 35, 31, 27, 23, 19),
-        name.endswith("-lowdelay"),
-    )
-    for name in ("h264", "h264-lowdelay")
-)
-HEVC, HEVC_LOWDELAY = (
-    LegacyClip(
-        name,
-        CodecId.HEVC,
-        "libx265",
-        "hevc",
-        "yuvj420p",
-        {"crf": (51, 1), "qp": (51, 1)},
-        (43, 39, 35, 31, 27, 23, 19),
-        name.endswith("-lowdelay"),
-    )
-    for name in ("hevc", "hevc-lowdelay")
-)
-AV1, AV1_LOWDELAY = (
-    LegacyClip(
-        name,
-        CodecId.AV1,
-        "libsvtav1",
-        "libdav1d",
-        "yuv420p",
-        {"crf": (63, 1)},
-        (62, 57, 52, 46, 40, 33, 26),
-        name.endswith("-lowdelay"),
-    )
-    for name in ("av1", "av1-lowdelay")
+_X26_KNOBS = {"crf": (51, 1), "qp": (51, 1)}
+_X26_LADDER = (43, 39, 35, 31, 27, 23, 19)
+H264 = LegacyClip("h264", CodecId.H264, "libx264", "h264", "yuvj420p", _X26_KNOBS, _X26_LADDER)
+HEVC = LegacyClip("hevc", CodecId.HEVC, "libx265", "hevc", "yuvj420p", _X26_KNOBS, _X26_LADDER)
+AV1 = LegacyClip("av1", CodecId.AV1, "libsvtav1", "libdav1d", "yuv420p", {"crf": (63, 1)}, (62, 57, 52, 46, 40, 33, 26))
+H264_LOWDELAY, HEVC_LOWDELAY, AV1_LOWDELAY = (
+    replace(codec, name=f"{codec.name}-lowdelay", low_delay=True) for codec in (H264, HEVC, AV1)
 )
 CLIP_CODECS: tuple[LegacyClip, ...] = (MPEG2, H264, H264_LOWDELAY, HEVC, HEVC_LOWDELAY, AV1, AV1_LOWDELAY)

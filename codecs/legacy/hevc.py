@@ -17,7 +17,7 @@ from av.video.reformatter import ColorRange
 
 from roadbits.codecs.bitstream import BitstreamError, CodecId, Container, expect, pack
 from roadbits.codecs.codec import Complexity, Image, OperatingPoint, check_image
-from roadbits.codecs.legacy.yuv420 import padded, to_rgb, to_yuv420
+from roadbits.codecs.legacy.yuv420 import bounded_decoder, coded_size, padded, to_rgb, to_yuv420
 
 _SMALLEST_SIDE = 16
 _LADDER = (48, 44, 41, 38, 35, 32, 29, 26, 22, 18)
@@ -67,7 +67,7 @@ class HevcIntra:
         height, width = check_image(image)
         self.check(point)
         qp = int(point["qp"])
-        frame = to_yuv420(padded(image, *_padded_size(height, width)))
+        frame = to_yuv420(padded(image, *coded_size(height, width, _SMALLEST_SIDE)))
         encoder = _encoder(frame.width, frame.height, qp)
         try:
             packets = [bytes(packet) for packet in (*encoder.encode(frame), *encoder.encode(None))]
@@ -82,12 +82,8 @@ class HevcIntra:
             BitstreamError: if the payload is damaged or not this codec's.
         """
         container = expect(payload, CodecId.HEVC_INTRA, 1)
-        height, width = _padded_size(container.height, container.width)
-        decoder = av.CodecContext.create("hevc", "r")
-        assert isinstance(decoder, VideoCodecContext)
-        decoder.thread_count = 1
-        # FFmpeg refuses a parameter set that claims more, before it allocates a picture.
-        decoder.options = {"max_pixels": str(2 * (height + 64) * (width + 64))}
+        height, width = coded_size(container.height, container.width, _SMALLEST_SIDE)
+        decoder = bounded_decoder("hevc", height, width)
         try:
             frames = [*decoder.decode(av.Packet(container.body)), *decoder.decode(None)]
         except (FFmpegError, ValueError, MemoryError) as error:
@@ -118,11 +114,6 @@ def _encoder(width: int, height: int, qp: int) -> VideoCodecContext:
         "x265-params": f"qp={qp}:keyint=1:info=0:repeat-headers=1:pools=none:frame-threads=1:log-level=none",
     }
     return encoder
-
-
-def _padded_size(height: int, width: int) -> tuple[int, int]:
-    """Return the coded size: even, and no side under x265's smallest."""
-    return max(_SMALLEST_SIDE, height + height % 2), max(_SMALLEST_SIDE, width + width % 2)
 
 
 HEVC_INTRA = HevcIntra()

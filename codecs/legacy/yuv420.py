@@ -1,14 +1,22 @@
 """RGB images as the 4:2:0 planes that video codecs take, full-range BT.601 as in JPEG, and back, in whole numbers.
 
+Here too: the size at which they are coded, and a decoder that takes no more memory than that size needs.
+
 Not here: other matrices and ranges, which only videos of others have.
 """
 
 import av
 import numpy as np
 import PIL.Image
+from av.video.codeccontext import VideoCodecContext
 from numpy.typing import NDArray
 
 from roadbits.codecs.codec import Image
+
+
+def coded_size(height: int, width: int, smallest: int) -> tuple[int, int]:
+    """Return the even height and width at which an image is coded, no side under the smallest."""
+    return max(smallest, height + height % 2), max(smallest, width + width % 2)
 
 
 def padded(image: Image, height: int, width: int) -> Image:
@@ -41,6 +49,16 @@ def to_rgb(frame: av.VideoFrame) -> Image:
     planes = [luma.reshape(height, width)]
     planes += [_doubled(chroma.reshape(height // 2, width // 2)) for chroma in (blue, red)]
     return np.asarray(PIL.Image.fromarray(np.stack(planes, 2), "YCbCr").convert("RGB"))
+
+
+def bounded_decoder(name: str, height: int, width: int) -> VideoCodecContext:
+    """Return FFmpeg's decoder of that name on one thread, for frames of a coded size."""
+    decoder = av.CodecContext.create(name, "r")
+    assert isinstance(decoder, VideoCodecContext)
+    decoder.thread_count = 1
+    # FFmpeg refuses a parameter set that claims more, before it allocates a picture.
+    decoder.options = {"max_pixels": str(2 * (height + 64) * (width + 64))}
+    return decoder
 
 
 def _doubled(chroma: NDArray[np.uint8]) -> NDArray[np.uint8]:

@@ -123,7 +123,7 @@ def _by_seed(run: MeasuredRun) -> list[list[AdaptationRow]]:
 
 
 def _change(rows: Sequence[AdaptationRow], domain: str, own: str) -> Cell:
-    """Return a cell of the matrix: green where bits are saved is not needed, depth tells how much is lost."""
+    """Return a cell of the matrix: the deeper its colour, the more is lost; none where bits are saved."""
     values = [row.bd_rate_on[domain] for row in rows if domain in row.bd_rate_on]
     if not values:
         return Cell(NONE)

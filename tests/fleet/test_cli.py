@@ -9,8 +9,9 @@ from click.testing import CliRunner, Result
 
 from roadbits.codecs.bitstream import CodecId, Container, pack
 from roadbits.codecs.catalogue import LEGACY_CODECS, codec_named, still_codecs
-from roadbits.codecs.codec import Codec
-from roadbits.codecs.image import read_image
+from roadbits.codecs.codec import Codec, OperatingPoint
+from roadbits.codecs.image import list_images, read_clip, read_image
+from roadbits.codecs.legacy.clips import H264
 from roadbits.codecs.metrics import bpp, psnr
 from roadbits.fleet import cli
 from roadbits.fleet.backend import BackendError
@@ -276,6 +277,23 @@ def test_a_target_rate_is_come_near(codec: Codec) -> None:
 def test_without_point_or_rate_the_middle_of_the_ladder_is_taken() -> None:
     picture("in.png")
     assert done("encode", "in.png", "p.rb", "--codec", "jpeg").startswith("jpeg quality=50: ")
+
+
+def test_a_clip_survives_encode_and_decode() -> None:
+    for frame in (10, 9, 2):
+        picture(f"drive/{frame}.png", seed=frame)
+    told = done("encode", "drive", "p.rb", "--codec", "h264", "--point", "crf=23")
+    payload = Path("p.rb").read_bytes()
+    assert payload == H264.encode(read_clip([Path(f"drive/{k}.png") for k in (2, 9, 10)]), OperatingPoint.of(crf=23))
+    assert told == f"h264 crf=23: {len(payload)} bytes, {bpp(len(payload), 3 * HEIGHT, WIDTH):.4f} bpp\n"
+    assert done("decode", "p.rb", "out") == f"{HEIGHT} x {WIDTH} pixels, 3 frames\n"
+    decoded = [read_image(path) for path in list_images(Path("out"))]
+    np.testing.assert_array_equal(decoded, H264.decode(payload))
+    assert "out: is not empty" in failed(2, "decode", "p.rb", "out")
+    picture("drive/other/1.png")
+    assert "drive and drive/other: a clip's frames must be in one folder" in failed(
+        2, "encode", "drive", "p.rb", "--codec", "h264"
+    )
 
 
 @pytest.mark.parametrize(

@@ -138,6 +138,23 @@ def test_a_vehicle_that_answers_with_an_error_is_named_and_the_others_count() ->
     assert list(only.refused.values()) == ["vehicle 0 noticed nothing"]
 
 
+class SilentGrid(FleetGrid):
+    """One vehicle never answers, as a node that has gone."""
+
+    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
+        return super().send_and_receive([m for m in messages if m.metadata.dst_node_id != 0], timeout=timeout)
+
+
+def test_a_vehicle_that_never_answers_is_named_and_the_others_count() -> None:
+    expected, _ = shared(honest, vehicles=(1, 2))
+    strategy = GuardedStrategy(StrategyWords(), quorum=2, num_vehicles=3)
+    grid = SilentGrid(lambda number: (0, 1, 2), honest, strategy.absent)
+    assert np.array_equal(strategy.shared(grid, np.zeros(SIZE, np.float32), rounds=1), expected)
+    (only,) = strategy.rounds
+    assert only.accepted == (1, 2)
+    assert only.refused == {0: "it did not answer in time"}
+
+
 def reply(**changed: object) -> RecordDict:
     """Return an honest reply of vehicle 0, some records changed; None takes one away."""
     records = {**reply_of(0, vector(0), 4), **changed}
