@@ -3,7 +3,7 @@
 Not here: the measurements themselves (`server`), the resampling (`downstream.bootstrap`).
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 
 import numpy as np
@@ -21,7 +21,12 @@ _OO, NONE = "OO", "none"
 
 
 def restoration_rows(
-    plan: Plan, restoration: DatasetRestoration, arm: Arm, bpp: float, counts_of: Callable[[MeasuringJob], Counts]
+    plan: Plan,
+    restoration: DatasetRestoration,
+    arm: Arm,
+    bpp: float,
+    names: Sequence[str],
+    counts_of: Callable[[MeasuringJob], Counts],
 ) -> Iterator[RestorationRow]:
     """Yield a row for each treatment of an arm's uploads.
 
@@ -30,6 +35,7 @@ def restoration_rows(
         restoration: for the quality of restored frames.
         arm: restored, with frames delivered.
         bpp: of its uploads.
+        names: of the classes.
         counts_of: returns the confusion counts int64 (N, K, K) of a measurement.
     """
     words, seeds = plan.scenario.restoration, plan.seeds
@@ -67,7 +73,17 @@ def restoration_rows(
             gap_low=share.low if share else None,
             gap_high=share.high if share else None,
             reference_frames=len(restoration.chosen()) if learned else 0,
+            taken_for=_taken_for(names, sum(each.sum(0) for each in counts[treatment])),
         )
+
+
+def _taken_for(names: Sequence[str], counts: Counts) -> dict[str, dict[str, float]]:
+    """Return of each class's pixels the share taken for each class, given counts int64 (K, K)."""
+    return {
+        name: {other: float(count / row.sum()) for other, count in zip(names, row, strict=True)}
+        for name, row in zip(names, counts, strict=True)
+        if row.any()
+    }
 
 
 def _miou(counts: Counts) -> float:

@@ -174,6 +174,8 @@ class RestorationRow:
         gap_low: see `gap_closed`.
         gap_high: see `gap_closed`.
         reference_frames: that were learned from; 0 for what needs none.
+        taken_for: of the pixels of each class, the share that was taken for each class, over all seeds; without classes
+            that no label holds.
     """
 
     codec: str
@@ -194,6 +196,7 @@ class RestorationRow:
     gap_low: float | None
     gap_high: float | None
     reference_frames: int
+    taken_for: dict[str, dict[str, float]]
 
 
 @dataclass(frozen=True)

@@ -389,7 +389,8 @@ class Server:
         if self._restoration is None or not self._plan.comparison_jobs(arm, 0) or not self._plan.seeds:
             return
         if self._can_train(TrainingJob(arm, 0)):
-            yield from restoration_rows(self._plan, self._restoration, arm, upload.bpp, self._counts)
+            names = classes_of(self._plan.scenario.cameras).names
+            yield from restoration_rows(self._plan, self._restoration, arm, upload.bpp, names, self._counts)
 
     def _counts(self, job: MeasuringJob) -> NDArray[np.int64]:
         counts: NDArray[np.int64] = np.load(

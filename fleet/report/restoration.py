@@ -37,6 +37,8 @@ MEANINGS = {
 _REMEDIES = ("augmentation", "references")
 _REFERENCES = ("jpeg", "avif")
 _SHOWN, _CUT = 2, (192, 256)
+_LEAST_TOLD = 0.5
+"""Percentage points that are written into a picture's cell."""
 
 
 def restoration_section(runs: Sequence[MeasuredRun]) -> Html | None:
@@ -62,6 +64,7 @@ def restoration_section(runs: Sequence[MeasuredRun]) -> Html | None:
         grid,
         table(_columns(runs), [row for arm in _arms(runs) for row in _rows(runs, *arm)]),
         element("p", note, class_="note"),
+        *_confusions(runs),
         *_pipelines(runs),
         *(_pictures(run) for run in runs),
     )
@@ -165,6 +168,55 @@ def _extreme(rows: Sequence[RestorationRow], name: str, of: Callable[..., float]
 
 def _between(value: float | None, low: float | None, high: float | None, told: Callable[[float | None], str]) -> str:
     return NONE if value is None else f"{told(value)} ({told(low)} … {told(high)})"
+
+
+def _confusions(runs: Sequence[MeasuredRun]) -> list[Html]:
+    """Return which classes the best restorer of each arm saves, and which it takes for others."""
+    figures = []
+    for k, (run, arm, rows) in enumerate(_arms(runs)):
+        plain = next(row for row in rows if row.treatment == "none")
+        restored = [row for row in rows if row.treatment != "none" and row.treatment not in _REMEDIES]
+        if restored:
+            best = max(restored, key=lambda row: row.miou)
+            title = f"{_named(runs, run)}{arm.name}, {best.treatment} less none"
+            figures.append(chart(f"confusion-{k}", _confusion(best, plain), title))
+    if not figures:
+        return []
+    note = (
+        "Of the pixels of each class in original test frames, how many percentage points more (blue) or fewer (orange) "
+        "are taken for each class after restoration, over all seeds. Blue on the diagonal: what restoration saves; "
+        "blue beside it: what it invents."
+    )
+    grid = element("div", join(figures), class_="panels")
+    return [element("h3", "What is taken for what"), grid, element("p", note, class_="note")]
+
+
+def _confusion(restored: RestorationRow, plain: RestorationRow) -> Any:
+    """Return the difference between two rows' confusions as a picture."""
+    names = list(plain.taken_for)
+    columns = list(plain.taken_for[names[0]])
+    change = [
+        [100 * (restored.taken_for[name][other] - plain.taken_for[name][other]) for other in columns] for name in names
+    ]
+    most = max(1.0, *(abs(value) for row in change for value in row))
+    figure = plain_figure("taken for", "class")
+    figure.add_heatmap(
+        z=change,
+        x=[html.escape(name) for name in columns],
+        y=[html.escape(name) for name in names],
+        zmin=-most,
+        zmax=most,
+        colorscale=[[0, COLOURS[1]], [0.5, "rgba(255,255,255,0)"], [1, COLOURS[0]]],
+        text=[[f"{value:+.0f}" if abs(value) >= _LEAST_TOLD else "" for value in row] for row in change],
+        texttemplate="%{text}",
+        xgap=1,
+        ygap=1,
+        colorbar={"title": {"text": "points"}, "thickness": 12},
+        hovertemplate="%{y} taken for %{x}: %{z:+.1f} points<extra></extra>",
+    )
+    figure.update_layout(height=120 + 26 * len(names))
+    figure.update_yaxes(autorange="reversed", title=None)
+    return figure
 
 
 def _pipelines(runs: Sequence[MeasuredRun]) -> list[Html]:

@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from roadbits.fleet.report import page
@@ -35,6 +36,7 @@ def row(treatment: str, miou: float, **others: Any) -> RestorationRow:
         gap_low=0.1,
         gap_high=0.9,
         reference_frames=32,
+        taken_for={"sky": {"sky": 0.9, "car": 0.1}, "car": {"sky": 0.5, "car": 0.5}},
     )
     return replace(plain, **others)
 
@@ -60,6 +62,20 @@ def text_of(results: Results, save_run: Save, monkeypatch: pytest.MonkeyPatch) -
     run = save_run(results, stages=True)
     write_report([run], run / "report.html")
     return (run / "report.html").read_text()
+
+
+def test_a_picture_tells_what_the_best_restorer_saves_and_invents(
+    restored: Results, save_run: Save, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain, mse, gan = restored.restoration
+    better = {"sky": {"sky": 0.95, "car": 0.05}, "car": {"sky": 0.2, "car": 0.8}}
+    text = text_of(replace(restored, restoration=[plain, mse, replace(gan, taken_for=better)]), save_run, monkeypatch)
+    assert "gan less none" in text
+    found = re.search(r'id="confusion-0-figure">(.*?)</script>', text)
+    assert found
+    (picture,) = json.loads(found[1])["data"]
+    assert (picture["y"], picture["x"]) == (["sky", "car"], ["sky", "car"])
+    assert np.ravel(picture["z"]) == pytest.approx([5, -5, -30, 30])
 
 
 def test_every_treatment_has_its_row_and_its_marker(
