@@ -49,6 +49,7 @@ class CodecId(IntEnum):
     H264 = 9
     HEVC = 10
     AV1 = 11
+    SLIMVC = 12
 
 
 @dataclass(frozen=True)

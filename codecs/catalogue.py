@@ -3,7 +3,8 @@
 A plain name of a neural codec means its shipped weights, `NAME:FILE` weights of one's own. `cae` and `hyperprior` name
 what a network is; `gain`, `scaling`, `mae` and `conditional` how it reaches several rates, whichever it is; `slimcae`
 and `slimhyperprior` one that has several widths, of which `slimcae/96` and `slimcae/96:FILE` take one out. Behind a
-`+` stands the file of an adapter, as in `cae+dusk.safetensors`.
+`+` stands the file of an adapter, as in `cae+dusk.safetensors`. Clips have codecs of their own, `slimvc` among them,
+whose file goes with that of a `slimcae`.
 
 Not here: the codecs themselves.
 """
@@ -20,9 +21,11 @@ from roadbits.codecs.legacy.clips import CLIP_CODECS
 from roadbits.codecs.legacy.hevc import HEVC_INTRA
 from roadbits.codecs.legacy.stills import AVIF, JPEG, JPEG2000, WEBP
 from roadbits.codecs.neural.model_file import FrozenModel, ModelFileError
+from roadbits.codecs.neural.slim_clip import SlimClip
 from roadbits.codecs.neural.slim_model import SlimModel, load_model
 from roadbits.codecs.neural.slim_still import SlimStill
 from roadbits.codecs.neural.still import NeuralStill
+from roadbits.codecs.neural.temporal_model import TemporalModel
 
 LEGACY_CODECS: tuple[Codec, ...] = (JPEG, JPEG2000, WEBP, AVIF, HEVC_INTRA)
 NEURAL_NAMES = ("cae", "hyperprior", "scaling", "mae", "conditional", "gain", "slimcae", "slimhyperprior")
@@ -32,7 +35,8 @@ _LEGACY_IDS = dict(
     zip((CodecId.JPEG, CodecId.JPEG2000, CodecId.WEBP, CodecId.AVIF, CodecId.HEVC_INTRA), LEGACY_CODECS, strict=True)
 )
 
-_CLIP_IDS = {codec.codec_id: codec for codec in reversed(CLIP_CODECS)}
+CLIP_IDS = {CodecId.SLIMVC, *(codec.codec_id for codec in CLIP_CODECS)}
+SLIMVC = "slimvc"
 
 NeuralCodec = NeuralStill | SlimStill
 
@@ -85,6 +89,36 @@ def codec_named(name: str) -> Codec:
         raise ValueError(f"codec {name}: {error}") from error
 
 
+def clip_codecs() -> tuple[ClipCodec, ...]:
+    """Return every codec of clips that needs no file of one's own."""
+    return *CLIP_CODECS, *([_slimvc(SLIMVC, _shipped_weights(SLIMVC))] if _shipped_weights(SLIMVC).is_file() else [])
+
+
+def _slimvc(name: str, path: Path) -> SlimClip:
+    """Return SlimVC with the temporal model in a file.
+
+    Raises:
+        ValueError: if it cannot be used, or its still codec is not to be found.
+    """
+    try:
+        stat = path.stat()
+        return _cached_slimvc(name, path, stat.st_mtime_ns, stat.st_size)
+    except (ModelFileError, OSError, ValueError) as error:
+        raise ValueError(f"codec {name}: {error}") from error
+
+
+@functools.lru_cache(maxsize=8)
+def _cached_slimvc(name: str, path: Path, modified_ns: int, size: int) -> SlimClip:
+    """Return SlimVC; the last two arguments tell a changed file from the one in the cache."""
+    model = TemporalModel.load(path)
+    kind, colon, file = model.description.still.partition(":")
+    beside = path.parent / Path(file).name
+    still = codec_named(f"{kind}:{beside}" if colon and not Path(file).is_file() else kind + colon + file)
+    if not isinstance(still, SlimStill):
+        raise ModelFileError(f"{path} says that it belongs to {kind}, which has one width only")
+    return SlimClip(name, still, model)
+
+
 def still_or_clip_codec_named(name: str) -> Codec | ClipCodec:
     """Return a codec of stills or clips by its name.
 
@@ -94,10 +128,13 @@ def still_or_clip_codec_named(name: str) -> Codec | ClipCodec:
     for codec in CLIP_CODECS:
         if codec.name == name:
             return codec
+    kind, colon, file = name.partition(":")
+    if kind == SLIMVC and bool(colon) == bool(file):
+        return _slimvc(name, Path(file) if file else _shipped_weights(SLIMVC))
     try:
         return codec_named(name)
     except ValueError as error:
-        clips = ", ".join(codec.name for codec in CLIP_CODECS)
+        clips = ", ".join((*(codec.name for codec in CLIP_CODECS), SLIMVC))
         raise ValueError(f"{error}; of clips: {clips}" if "choose from" in str(error) else str(error)) from error
 
 
@@ -163,8 +200,8 @@ def codec_of(payload: bytes, further: Sequence[Codec] = (), adapters: Collection
     container = unpack(payload)
     if container.codec_id in _LEGACY_IDS:
         return _LEGACY_IDS[container.codec_id]
-    if container.codec_id in _CLIP_IDS:
-        raise BitstreamError(f"payload is a clip of {_CLIP_IDS[container.codec_id].name}, expected a still")
+    if container.codec_id in CLIP_IDS:
+        raise BitstreamError(f"payload is a clip of {container.codec_id.name.lower()}, expected a still")
     kind = container.codec_id.name.lower()
     plain, known = replace(container, adapter_hash=b""), []
     for codec in _neural_codecs(kind, further):
@@ -203,16 +240,35 @@ def is_clip(payload: bytes) -> bool:
     Raises:
         BitstreamError: if it is no payload at all.
     """
-    return unpack(payload).codec_id in _CLIP_IDS
+    return unpack(payload).codec_id in CLIP_IDS
 
 
-def decode_clip(payload: bytes) -> Clip:
-    """Return the clip uint8 (T, H, W, 3) of a payload.
+def clip_codec_of(payload: bytes, further: Sequence[ClipCodec] = ()) -> ClipCodec:
+    """Return the codec that can decode a clip's payload.
+
+    Args:
+        payload: what a codec's `encode` gave.
+        further: codecs with weights of one's own, beside the shipped ones.
 
     Raises:
         BitstreamError: if the payload is damaged, of a still, or needs weights that are not there.
     """
-    codec_id = unpack(payload).codec_id
-    if codec_id not in _CLIP_IDS:
-        raise BitstreamError(f"payload is of {codec_id.name.lower()}, expected a clip")
-    return _CLIP_IDS[codec_id].decode(payload)
+    container = unpack(payload)
+    if container.codec_id not in CLIP_IDS:
+        raise BitstreamError(f"payload is of {container.codec_id.name.lower()}, expected a clip")
+    if container.codec_id != CodecId.SLIMVC:
+        return next(codec for codec in CLIP_CODECS if codec.codec_id == container.codec_id)
+    known = [codec for codec in (*further, *clip_codecs()) if isinstance(codec, SlimClip)]
+    here = ", ".join(f"{codec.name} {codec.model_hash.hex()}" for codec in known) or "none"
+    for codec in known:
+        if codec.accepts(container):
+            return codec
+    raise BitstreamError(
+        f"payload needs the slimcae model {container.model_hash.hex()} and the temporal model "
+        f"{container.adapter_hash.hex()}, known here: {here}; name its weights as slimvc:FILE"
+    )
+
+
+def decode_clip(payload: bytes, further: Sequence[ClipCodec] = ()) -> Clip:
+    """Return the clip uint8 (T, H, W, 3) of a payload; arguments and errors are those of `clip_codec_of`."""
+    return clip_codec_of(payload, further).decode(payload)

@@ -8,7 +8,7 @@ Not here: the choice of a codec by name (`catalogue`).
 
 import math
 from dataclasses import dataclass
-from typing import Protocol, Self
+from typing import Protocol, Self, TypeGuard
 
 import numpy as np
 from numpy.typing import NDArray
@@ -188,9 +188,14 @@ class ClipCodec(AnyCodec, Protocol):
         ...
 
 
-def is_clip_codec(codec: Codec | ClipCodec) -> bool:
+def is_clip_codec(codec: Codec | ClipCodec) -> TypeGuard[ClipCodec]:
     """Return whether a codec takes clips."""
     return hasattr(codec, "gop_frames")
+
+
+def is_still_codec(codec: Codec | ClipCodec) -> TypeGuard[Codec]:
+    """Return whether a codec takes single images."""
+    return not is_clip_codec(codec)
 
 
 def check_clip(clip: Clip) -> tuple[int, int, int]:

@@ -15,6 +15,7 @@ Not here: what the symbols mean, and which table belongs to which (`integer` for
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TypeAlias
 
 import constriction
 import numpy as np
@@ -29,6 +30,8 @@ _LARGEST_DISTANCE = 1 << 24
 _CLASSES = 25
 
 Symbols = NDArray[np.int32]
+Coder: TypeAlias = constriction.stream.stack.AnsCoder
+"""A stack of coded symbols; empty to begin with."""
 
 
 def whole_frequencies(mass: NDArray[np.float64]) -> Symbols:
@@ -104,11 +107,19 @@ class SymbolTables:
             model = self._models[table] = constriction.stream.model.Categorical(probabilities, perfect=False)
         return model
 
+    def deviation(self, table: int) -> float:
+        """Return the standard deviation of a table's values, its escape aside."""
+        start, inside = self._starts[table], self.lengths[table] - 1
+        weights = self.frequencies[start : start + inside].astype(np.float64)
+        values = np.arange(inside)
+        mean = np.average(values, weights=weights)
+        return float(np.sqrt(np.average((values - mean) ** 2, weights=weights)))
+
     def __reduce__(self) -> tuple[type["SymbolTables"], tuple[Symbols, Symbols, Symbols]]:
         """Leave the coder's models behind, which cannot be copied to another process."""
         return SymbolTables, (self.frequencies, self.lengths, self.lowest)
 
-    def push(self, coder: constriction.stream.stack.AnsCoder, values: Symbols, tables: NDArray[np.integer]) -> None:
+    def push(self, coder: Coder, values: Symbols, tables: NDArray[np.integer]) -> None:
         """Put values onto the coder, so that `pop` with the same tables returns them.
 
         Args:
@@ -126,7 +137,7 @@ class SymbolTables:
         for table, members in reversed(list(_groups(tables))):
             coder.encode_reverse(symbols[members], self._model(table))
 
-    def pop(self, coder: constriction.stream.stack.AnsCoder, tables: NDArray[np.integer]) -> Symbols:
+    def pop(self, coder: Coder, tables: NDArray[np.integer]) -> Symbols:
         """Return the values (n,) that were pushed with these tables.
 
         Raises:
@@ -155,7 +166,7 @@ def _groups(tables: NDArray[np.integer]) -> Iterator[tuple[int, NDArray[np.intp]
         yield int(table), members
 
 
-def _push_distances(coder: constriction.stream.stack.AnsCoder, distances: NDArray[np.int64]) -> None:
+def _push_distances(coder: Coder, distances: NDArray[np.int64]) -> None:
     """Code distances >= 0: the number of their bits uniformly, then those bits after the first."""
     if distances.max() >= _LARGEST_DISTANCE:
         raise ValueError(f"a latent value is {distances.max() // 2} outside its table, expected less than 2^23")
@@ -168,7 +179,7 @@ def _push_distances(coder: constriction.stream.stack.AnsCoder, distances: NDArra
     coder.encode_reverse(classes, constriction.stream.model.Uniform(_CLASSES))
 
 
-def _pop_distances(coder: constriction.stream.stack.AnsCoder, num: int) -> NDArray[np.int64]:
+def _pop_distances(coder: Coder, num: int) -> NDArray[np.int64]:
     """Return what `_push_distances` coded."""
     classes = coder.decode(constriction.stream.model.Uniform(_CLASSES), num)
     distances = np.zeros(num, dtype=np.int64)
@@ -182,13 +193,13 @@ def _pop_distances(coder: constriction.stream.stack.AnsCoder, num: int) -> NDArr
     return distances
 
 
-def coder_bytes(coder: constriction.stream.stack.AnsCoder) -> bytes:
+def coder_bytes(coder: Coder) -> bytes:
     """Return what the coder holds, as little-endian 32-bit words."""
     words: NDArray[np.uint32] = coder.get_compressed()
     return words.astype("<u4").tobytes()
 
 
-def coder_of(body: bytes) -> constriction.stream.stack.AnsCoder:
+def coder_of(body: bytes) -> Coder:
     """Return a coder that reads the words of a payload's body.
 
     Raises:
@@ -198,12 +209,12 @@ def coder_of(body: bytes) -> constriction.stream.stack.AnsCoder:
         raise BitstreamError(f"body is {len(body)} bytes, expected whole words of 4")
     words = np.frombuffer(body, dtype="<u4").astype(np.uint32)
     try:
-        return constriction.stream.stack.AnsCoder(words)
+        return Coder(words)
     except (ValueError, RuntimeError) as error:
         raise BitstreamError(f"body is no output of the entropy coder: {error}") from error
 
 
-def check_read(coder: constriction.stream.stack.AnsCoder) -> None:
+def check_read(coder: Coder) -> None:
     """Check that a decoder has read everything.
 
     Raises:

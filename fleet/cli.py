@@ -314,26 +314,28 @@ def decode(payload: Path, target: Path, codec_name: str | None) -> None:
     """Decompress PAYLOAD into IMAGE, a lossless format; a clip into PNG files in a folder IMAGE."""
     from roadbits.codecs import catalogue
     from roadbits.codecs.bitstream import MAX_BODY_BYTES
+    from roadbits.codecs.codec import is_clip_codec, is_still_codec
     from roadbits.codecs.image import write_clip, write_image
 
     if payload.stat().st_size > 2 * MAX_BODY_BYTES:
         raise BitstreamError(f"{payload}: {payload.stat().st_size} bytes, no payload is larger than {MAX_BODY_BYTES}")
     try:
-        further = [catalogue.codec_named(codec_name)] if codec_name else []
+        named = [catalogue.still_or_clip_codec_named(codec_name)] if codec_name else []
     except ValueError as error:
         raise click.UsageError(str(error)) from error
     content = payload.read_bytes()
     try:
-        clip = catalogue.decode_clip(content) if catalogue.is_clip(content) else None
-        frames = catalogue.decode(content, further)[None] if clip is None else clip
+        if catalogue.is_clip(content):
+            clip = catalogue.decode_clip(content, [codec for codec in named if is_clip_codec(codec)])
+            write_clip(target, clip)
+            frames, height, width, _ = clip.shape
+            click.echo(f"{height} x {width} pixels, {frames} frames")
+        else:
+            image = catalogue.decode(content, [codec for codec in named if is_still_codec(codec)])
+            write_image(target, image)
+            click.echo(f"{image.shape[0]} x {image.shape[1]} pixels")
     except BitstreamError as error:
         raise BitstreamError(f"{payload}: {error}") from error
-    if clip is None:
-        write_image(target, frames[0])
-    else:
-        write_clip(target, clip)
-    height, width = frames.shape[1:3]
-    click.echo(f"{height} x {width} pixels" + (f", {len(frames)} frames" if clip is not None else ""))
 
 
 @cli.command()
@@ -422,12 +424,11 @@ def codecs() -> None:
     """List the codecs, their operating points, and what neural ones cost and weigh."""
     from rich.console import Console
 
-    from roadbits.codecs.catalogue import still_codecs
-    from roadbits.codecs.legacy.clips import CLIP_CODECS
+    from roadbits.codecs.catalogue import clip_codecs, still_codecs
     from roadbits.fleet.report.codec_table import print_codecs
 
     print_codecs(still_codecs(), Console(width=None if sys.stdout.isatty() else 160))
-    click.echo(f"of clips, for rd --clips, encode and decode: {', '.join(codec.name for codec in CLIP_CODECS)}")
+    click.echo(f"of clips, for rd --clips, encode and decode: {', '.join(codec.name for codec in clip_codecs())}")
 
 
 @cli.command()
@@ -446,7 +447,7 @@ def train(
 
     from roadbits.codecs.training.crops import TrainingDataError
     from roadbits.codecs.training.rate_distortion import CheckpointError, TrainingError
-    from roadbits.fleet.training_config import load_training
+    from roadbits.fleet.training_file import load_training
     from roadbits.fleet.training_run import TrainingFolderError, TrainingRun
 
     words = load_training(config, settings)

@@ -1,8 +1,7 @@
-"""The words of a training: one validated, typed tree of plain data, read from YAML with all its faults at once.
+"""The words of a still codec's training: one validated, typed tree of plain data.
 
-`kind` says what is trained, so that restorers and segmenters can have trees of their own beside this one.
-
-Not here: reading YAML itself (`yaml_file`), running a training (`training_run`).
+Not here: those of clip codecs (`clip_training_config`), reading files (`training_file`), running a training
+(`training_run`).
 """
 
 import os
@@ -11,7 +10,6 @@ from itertools import chain, pairwise
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-import pydantic
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 from roadbits.codecs.neural import cae, hyperprior
@@ -20,9 +18,7 @@ from roadbits.codecs.neural.slim_layers import GdnRecipe
 from roadbits.codecs.neural.slim_network import check_widths
 from roadbits.codecs.training.lambda_schedule import LambdaSchedule
 from roadbits.codecs.training.rate_distortion import Schedule
-from roadbits.fleet.model_faults import model_faults
 from roadbits.fleet.parts import Count, Positive, Seconds, Seed, Share
-from roadbits.fleet.yaml_file import Fault, YamlFileError, dump_yaml, override, read_yaml
 
 _SMALLEST_RISE = 1.05
 
@@ -31,7 +27,7 @@ Factor = Annotated[float, Field(ge=1, le=64)]
 Side = Annotated[int, Field(ge=64, le=4096)]
 
 
-def _absolute(path: str, info: ValidationInfo) -> str:
+def absolute(path: str, info: ValidationInfo) -> str:
     """Return a path with `~` and `$VARIABLE` replaced, taken from the folder of the file that names it."""
     folder: Path = (info.context or {}).get("folder", Path())
     expanded = Path(os.path.expandvars(path)).expanduser()
@@ -45,16 +41,16 @@ def _check_rise(lambdas: Sequence[float]) -> None:
             raise ValueError(f"must rise by a factor of at least {_SMALLEST_RISE}: {high} follows {low}")
 
 
-FolderPath = Annotated[str, Field(min_length=1), AfterValidator(_absolute)]
+FolderPath = Annotated[str, Field(min_length=1), AfterValidator(absolute)]
 
 
-class _Part(BaseModel):
+class TrainingPart(BaseModel):
     """A part of a training: unknown keys, wrong types and infinite numbers are faults."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
-class _OverCae(_Part):
+class _OverCae(TrainingPart):
     """What codecs of the CAE's transforms have in common."""
 
     @property
@@ -63,7 +59,7 @@ class _OverCae(_Part):
         return cae.STRIDE
 
 
-class _OverHyperprior(_Part):
+class _OverHyperprior(TrainingPart):
     """What hyperpriors have in common.
 
     Attributes:
@@ -110,7 +106,7 @@ class HyperpriorCodec(_OverHyperprior):
     latent_channels: Channels
 
 
-class _SlimCodec(_Part):
+class _SlimCodec(TrainingPart):
     """What slimmable codecs have in common.
 
     Attributes:
@@ -158,7 +154,7 @@ class SlimHyperpriorCodec(_SlimCodec, _OverHyperprior):
     latent_channels: tuple[Channels, ...] = Field(strict=False)
 
 
-class LambdaScheduleWords(_Part):
+class LambdaScheduleWords(TrainingPart):
     """The lambda schedule of SlimCAE: see `codecs.training.lambda_schedule`. It begins with the training's one lambda.
 
     Attributes:
@@ -178,7 +174,7 @@ class LambdaScheduleWords(_Part):
         return LambdaSchedule(start, num_widths, self.first_steps, self.round_steps, self.factor, self.max_rounds)
 
 
-class MaskDecayWords(_Part):
+class MaskDecayWords(TrainingPart):
     """A small encoder for the decoder of `start_from`: see `codecs.training.mask_decay`.
 
     Attributes:
@@ -190,7 +186,7 @@ class MaskDecayWords(_Part):
     steps: Count
 
 
-class FolderImages(_Part):
+class FolderImages(TrainingPart):
     """The images below a folder, in the order of their paths.
 
     Attributes:
@@ -205,7 +201,7 @@ class FolderImages(_Part):
     min_side: Side = 256
 
 
-class StreetImages(_Part):
+class StreetImages(TrainingPart):
     """Frames of the generated street world, split `train`: drive after drive, each in one domain and of one size.
 
     Attributes:
@@ -229,7 +225,7 @@ class StreetImages(_Part):
 Images = Annotated[FolderImages | StreetImages, Field(discriminator="kind")]
 
 
-class WeightedImages(_Part):
+class WeightedImages(TrainingPart):
     """A source of crops.
 
     Attributes:
@@ -243,7 +239,7 @@ class WeightedImages(_Part):
     images: Images
 
 
-class Validation(_Part):
+class Validation(TrainingPart):
     """What is measured on real bytes while a training runs.
 
     Attributes:
@@ -257,7 +253,7 @@ class Validation(_Part):
     images: tuple[Images, ...] = Field(strict=False, min_length=1)
 
 
-class StillCodecTraining(_Part):
+class StillCodecTraining(TrainingPart):
     """The training of a neural still codec; see `Schedule` for what is not told here.
 
     Attributes:
@@ -350,6 +346,16 @@ class StillCodecTraining(_Part):
             )
 
     @property
+    def train_on(self) -> list[Images]:
+        """Where crops come from."""
+        return [source.images for source in self.data]
+
+    @property
+    def validate_on(self) -> tuple[Images, ...]:
+        """What is measured."""
+        return self.validation.images
+
+    @property
     def lambdas_by_width(self) -> tuple[tuple[float, ...], ...]:
         """The lambdas of each width of a slimmable codec, narrowest first."""
         assert isinstance(self.codec, _SlimCodec)
@@ -371,33 +377,3 @@ class StillCodecTraining(_Part):
             self.seed,
             self.hyper_learning_rate,
         )
-
-
-def load_training(path: Path, settings: tuple[str, ...] = ()) -> StillCodecTraining:
-    """Read, override and validate a training's file.
-
-    Args:
-        path: the YAML file.
-        settings: overrides of the form `dotted.key=value`, the value in YAML.
-
-    Raises:
-        YamlFileError: with all faults of the file.
-    """
-    file = read_yaml(path)
-    if not isinstance(file.values, dict):
-        raise YamlFileError(path, [Fault(1, (), "expected keys such as name, kind, codec, lambdas, steps, data")])
-    for setting in settings:
-        override(file, setting)
-    faults = list(file.faults)
-    try:
-        training = StillCodecTraining.model_validate(file.values, context={"folder": path.parent})
-    except pydantic.ValidationError as error:
-        faults += model_faults(StillCodecTraining, "training", file, file.values, error)
-    if faults:
-        raise YamlFileError(path, faults)
-    return training
-
-
-def dump_training(training: StillCodecTraining) -> str:
-    """Return the resolved training as YAML that `load_training` reads back."""
-    return dump_yaml(training.model_dump(mode="json"))

@@ -1,4 +1,4 @@
-"""The images of a training: each source is rendered or reduced once and kept in a cache beside the training.
+"""The images and clips of a training: each source is rendered or reduced once and kept in a cache beside the training.
 
 A cache's name is the hash of exactly what it depends on: the source's words and its files, or this program's version
 for the generated street.
@@ -11,18 +11,24 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, assert_never
 
+import numpy as np
+
 from roadbits.codecs.codec import Image
 from roadbits.codecs.image import list_images, read_image
+from roadbits.codecs.training.clips import moving_clip
 from roadbits.codecs.training.crops import ImageCache, TrainingDataError, reduced
 from roadbits.fleet.cameras.street import DOMAINS, StreetSource
+from roadbits.fleet.clip_training_config import MovingPhotographs, StreetClips
 from roadbits.fleet.progress import Bar, Display
 from roadbits.fleet.stages import stage_key
 from roadbits.fleet.training_config import FolderImages, StreetImages
 
 _SUFFIX = ".bin"
 
+Source = FolderImages | StreetImages | StreetClips | MovingPhotographs
 
-def cache_name(images: FolderImages | StreetImages) -> str:
+
+def cache_name(images: Source) -> str:
     """Return the file name of a source's cache.
 
     Raises:
@@ -31,18 +37,18 @@ def cache_name(images: FolderImages | StreetImages) -> str:
     return stage_key(images.kind, words=images.model_dump(mode="json"), made_of=_ingredients(images)) + _SUFFIX
 
 
-def _ingredients(images: FolderImages | StreetImages) -> Any:
+def _ingredients(images: Source) -> Any:
     match images:
-        case FolderImages():
+        case FolderImages() | MovingPhotographs():
             files = [(path, path.stat()) for path in list_images(Path(images.path))]
             return [[str(path), found.st_size, found.st_mtime_ns] for path, found in files]
-        case StreetImages():
+        case StreetImages() | StreetClips():
             return version("roadbits")
         case _:
             assert_never(images)
 
 
-def open_cache(images: FolderImages | StreetImages, folder: Path, display: Display) -> ImageCache:
+def open_cache(images: Source, folder: Path, display: Display) -> ImageCache:
     """Open a source's cache in a folder, made first if it is not there.
 
     Raises:
@@ -57,15 +63,18 @@ def open_cache(images: FolderImages | StreetImages, folder: Path, display: Displ
                 files = list_images(Path(images.path))
                 with display.bar("photographs", len(files)) as bar:
                     ImageCache.write(path, _reduced(images, files, bar))
-            case StreetImages():
+            case StreetImages() | StreetClips():
                 with display.bar("street", images.drives * images.frames) as bar:
                     ImageCache.write(path, _rendered(images, bar))
+            case MovingPhotographs():
+                with display.bar("moving photographs", images.clips) as bar:
+                    ImageCache.write(path, _moving(images, bar))
             case _:
                 assert_never(images)
     return ImageCache.open(path)
 
 
-def remove_other_caches(folder: Path, used: Sequence[FolderImages | StreetImages]) -> None:
+def remove_other_caches(folder: Path, used: Sequence[Source]) -> None:
     """Remove the caches that belong to none of these sources."""
     names = {cache_name(images) for images in used}
     for path in folder.glob(f"*{_SUFFIX}"):
@@ -88,7 +97,25 @@ def _reduced(images: FolderImages, files: Sequence[Path], bar: Bar) -> Iterator[
         )
 
 
-def _rendered(images: StreetImages, bar: Bar) -> Iterator[Image]:
+def _moving(words: MovingPhotographs, bar: Bar) -> Iterator[Image]:
+    photographs = [
+        photograph
+        for path in list_images(Path(words.path))
+        for photograph in reduced(read_image(path), words.factors, words.side)
+    ]
+    if not photographs:
+        raise TrainingDataError(
+            f"{words.path}: none of its images, divided by {words.factors}, has a shorter side of {words.side} pixels: "
+            "choose smaller factors or a smaller side"
+        )
+    for number in range(words.clips):
+        rng = np.random.default_rng((words.seed, number))
+        yield from moving_clip(photographs[int(rng.integers(len(photographs)))], words.frames, words.side, rng)
+        bar.advance()
+
+
+def _rendered(images: StreetImages | StreetClips, bar: Bar) -> Iterator[Image]:
+    intervals_s = images.intervals_s if isinstance(images, StreetClips) else (images.interval_s,)
     for drive in range(images.first_drive, images.first_drive + images.drives):
         height, width = images.sizes[drive % len(images.sizes)]
         source = StreetSource(
@@ -97,7 +124,7 @@ def _rendered(images: StreetImages, bar: Bar) -> Iterator[Image]:
             vehicle=drive,
             domains=(DOMAINS[drive % len(DOMAINS)],),
             num_frames=images.frames,
-            interval_s=images.interval_s,
+            interval_s=intervals_s[drive // len(images.sizes) % len(intervals_s)],
             height=height,
             width=width,
         )

@@ -14,23 +14,23 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
-from roadbits.codecs.neural.model_file import FrozenModel, ModelFileError
-from roadbits.codecs.neural.slim_model import SlimModel, load_model
-from roadbits.codecs.training.crops import CropSampler
+from roadbits.codecs.neural.model_file import ModelFileError
 from roadbits.codecs.training.joint_widths import JointWidthsTraining
 from roadbits.codecs.training.lambda_schedule import Measured
 from roadbits.codecs.training.lambda_schedule_run import run_lambda_schedule
 from roadbits.codecs.training.rate_distortion import CheckpointError, Progress, RateDistortionTraining
+from roadbits.fleet.clip_training import clip_training
+from roadbits.fleet.clip_training_config import ClipCodecTraining
 from roadbits.fleet.interrupts import Interrupts, postponed_interrupts
 from roadbits.fleet.progress import Bar, Display
 from roadbits.fleet.report.training_curves import write_training_curves
 from roadbits.fleet.stages import write_whole
-from roadbits.fleet.training_config import LambdaScheduleWords, StillCodecTraining, dump_training
+from roadbits.fleet.still_training import still_training
+from roadbits.fleet.training_config import LambdaScheduleWords, StillCodecTraining
+from roadbits.fleet.training_file import Training, dump_training
 from roadbits.fleet.training_images import cache_name, open_cache, remove_other_caches
-from roadbits.fleet.training_network import build_network, training_of
 from roadbits.fleet.training_validation import Validation
 
-_NUM_CALIBRATION_IMAGES = 24
 _NOTE_WIDTH = 56
 
 
@@ -41,7 +41,7 @@ class TrainingFolderError(Exception):
 class TrainingRun:
     """One training in one folder."""
 
-    def __init__(self, words: StillCodecTraining, folder: Path, quiet: bool = False) -> None:
+    def __init__(self, words: Training, folder: Path, quiet: bool = False) -> None:
         """Take what to train, where, and whether to show no progress bars."""
         self._words, self._folder = words, folder
         self._display = Display(folder / "log.jsonl", quiet)
@@ -60,8 +60,7 @@ class TrainingRun:
             KeyboardInterrupt: on Ctrl-C or SIGTERM; once the first step is done, after a checkpoint.
         """
         self._refuse_started(resume)
-        train_on = [source.images for source in self._words.data]
-        validate_on = self._words.validation.images
+        train_on, validate_on = self._words.train_on, self._words.validate_on
         for images in (*train_on, *validate_on):
             cache_name(images)  # names missing images before anything is written
         start = self._words.start_from
@@ -71,20 +70,17 @@ class TrainingRun:
             caches = self._folder / "cache"
             opened = [open_cache(images, caches, self._display) for images in train_on]
             held_out = [open_cache(images, caches, self._display) for images in validate_on]
-            weights = [source.weight for source in self._words.data]
-            words, decimated = self._words, [source.decimated for source in self._words.data]
-            crops = CropSampler(opened, weights, words.crop, words.seed, words.busiest_of, decimated)
-            network = build_network(self._words)
-            training = training_of(network, self._words, crops, [cache.digest() for cache in opened])
+            if isinstance(self._words, ClipCodecTraining):
+                training, validation = clip_training(self._words, opened, held_out)
+            else:
+                training, validation = still_training(self._words, opened, held_out)
             if self._checkpoint.exists():
                 training.load(self._checkpoint)
             elif self._words.start_from:
                 training.load_weights(Path(self._words.start_from))
             write_whole(self._folder / "config.yaml", dump_training(self._words).encode())
             remove_other_caches(caches, (*train_on, *validate_on))
-            calibration = crops.calibration_images(_NUM_CALIBRATION_IMAGES)
-            side = self._words.validation.side
-            self._train(training, Validation.of_caches(network, calibration, held_out, side))
+            self._train(training, validation)
         return self._model
 
     def _refuse_started(self, resume: bool) -> None:
@@ -123,15 +119,15 @@ class TrainingRun:
         with self._display.bar("train", words.steps, _NOTE_WIDTH) as bar:
             bar.set(training.step)
             steps = partial(self._steps, training, validation, interrupts, bar)
-            if words.lambda_schedule is not None:
+            if isinstance(words, StillCodecTraining) and words.lambda_schedule is not None:
                 self._schedule_lambdas(training, validation, interrupts, words.lambda_schedule, steps)
             progress = steps(words.steps)
         training.save(self._checkpoint)
-        frozen = self._is_frozen(training.step)
+        frozen = self._is_frozen(training.step, validation)
         if not frozen:
             self._validate(training.step, validation, progress, interrupts)
         if progress is not None or not frozen:
-            cost = validation.cost_of_exactness(load_model(self._model))
+            cost = validation.cost_of_exactness(self._model)
             self._display.event("exactness", step=training.step, cost_percent=cost)
             if cost is not None:
                 self._display.say(f"exact arithmetic costs {cost:+.2f} % of the bytes at equal PSNR, header left out")
@@ -179,21 +175,22 @@ class TrainingRun:
             self._display.say(f"step {training.step}: lambdas {lambdas}: bpp/dB {curve}")
             return [Measured(point.bpp, point.psnr_db) for point in points]
 
-        schedule = rules.schedule(self._words.lambdas[0], len(training.lambdas))
+        ((start, *_), *_) = training.lambdas
+        schedule = rules.schedule(start, len(training.lambdas))
         rounds = run_lambda_schedule(schedule, train_on, evaluate, self._folder / "lambda_schedule.json")
         training.set_lambdas(schedule.after(rounds[-1]).lambdas)
         self._display.event("lambdas", step=training.step, lambdas=[lmbda for (lmbda,) in training.lambdas])
 
-    def _is_frozen(self, step: int) -> bool:
+    def _is_frozen(self, step: int, validation: Validation) -> bool:
         """Return whether the model was frozen at a step, which is the last thing a validation does."""
         try:
-            return _steps_of(load_model(self._model)) == step
+            return validation.steps_of(self._model) == step
         except ModelFileError:
             return False
 
     def _validate(self, step: int, validation: Validation, progress: Progress | None, interrupts: Interrupts) -> None:
         """Measure, log, draw and write the model; without progress, as after an interrupt, there is no loss to log."""
-        self._display.say(f"step {step}: measuring {len(validation.held_out)} images")
+        self._display.say(f"step {step}: measuring {len(validation.held_out)} {validation.noun}")
         model = validation.frozen(step)
         points = validation.measure(model, interrupts.check)
         self._display.event(
@@ -213,14 +210,13 @@ class TrainingRun:
         model.save(self._model)
 
 
-def _steps_of(model: FrozenModel | SlimModel) -> int:
-    """Return the steps of the training that a model was frozen after."""
-    return (model.models[-1] if isinstance(model, SlimModel) else model).description.steps
-
-
 def _note(progress: Progress) -> str:
     """Return what stands behind the bar."""
     return (
-        f"loss {progress.loss:.3f}  {progress.bpp_estimate:.3f} bpp  {progress.psnr_db:.2f} dB  "
+        f"loss {progress.loss:.3f}  {progress.bpp_estimate:.3f} bpp  {_decibels(progress.psnr_db)}"
         f"{progress.steps_per_s:.2f} steps/s"
     )
+
+
+def _decibels(psnr_db: float | None) -> str:
+    return "" if psnr_db is None else f"{psnr_db:.2f} dB  "

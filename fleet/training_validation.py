@@ -1,14 +1,17 @@
-"""Validation of a still codec in training: the network is frozen, and real payloads of held-out images are measured.
+"""Validation of a codec in training: the network is frozen, and real payloads of what is held out are measured.
 
-Not here: freezing (`codecs.training.freezing`), when it is done (`training_run`).
+Not here: freezing (`codecs.training.freezing`), when it is done (`training_run`), clips (`clip_training`).
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 from roadbits.codecs.codec import Image
 from roadbits.codecs.neural.model_file import FrozenModel
-from roadbits.codecs.neural.slim_model import SlimModel
+from roadbits.codecs.neural.slim_model import SlimModel, load_model
 from roadbits.codecs.neural.slim_still import SlimStill
 from roadbits.codecs.neural.still import NeuralStill
 from roadbits.codecs.rate_distortion import RdPoint, measure
@@ -25,15 +28,49 @@ def middle(image: Image, side: int) -> Image:
     return image[top : top + side, left : left + side].copy()
 
 
+class Validation(ABC):
+    """What a codec in training is validated on.
+
+    Attributes:
+        held_out: what to measure rate and quality on.
+        noun: what that is.
+    """
+
+    held_out: Sequence[Any]
+    noun: str
+
+    @abstractmethod
+    def frozen(self, step: int) -> Any:
+        """Return the exact model of the network as it stands after a step; it has a method `save`."""
+
+    @abstractmethod
+    def steps_of(self, path: Path) -> int:
+        """Return the step at which a file's model was frozen.
+
+        Raises:
+            ModelFileError: if the file is missing, damaged or of another kind.
+        """
+
+    @abstractmethod
+    def measure(self, model: Any, pause: Callable[[], None]) -> list[RdPoint]:
+        """Return a frozen model's rate and quality at every point; `pause` is called now and then."""
+
+    @abstractmethod
+    def cost_of_exactness(self, path: Path) -> float | None:
+        """Return what freezing a file's model cost, in percent of bytes at equal PSNR; None without a curve."""
+
+
 @dataclass(frozen=True)
-class Validation:
-    """What a network is validated on.
+class StillValidation(Validation):
+    """What a network of stills is validated on.
 
     Attributes:
         network: in training; it moves on between validations.
         calibration: images to measure ranges on, from the training data.
         held_out: images to measure rate and quality on.
     """
+
+    noun = "images"
 
     network: PlainNetwork | SlimNetwork
     calibration: Sequence[Image]
@@ -46,7 +83,7 @@ class Validation:
         calibration: Sequence[Image],
         caches: Sequence[ImageCache],
         side: int,
-    ) -> "Validation":
+    ) -> "StillValidation":
         """Measure on the middles of all images of some caches."""
         held_out = [middle(cache.image(index), side) for cache in caches for index in range(len(cache))]
         return cls(network, calibration, held_out)
@@ -61,8 +98,14 @@ class Validation:
         self.network.train()
         return model
 
-    def cost_of_exactness(self, model: FrozenModel | SlimModel) -> float | None:
-        """Return what freezing the widest network costs, in percent of bytes at equal PSNR; None without a curve."""
+    def steps_of(self, path: Path) -> int:
+        """Return the step at which a file's model was frozen; see `Validation`."""
+        model = load_model(path)
+        return (model.models[-1] if isinstance(model, SlimModel) else model).description.steps
+
+    def cost_of_exactness(self, path: Path) -> float | None:
+        """Return what freezing the widest network cost; see `Validation`."""
+        model = load_model(path)
         whole = [
             image[: height // stride * stride, : width // stride * stride]
             for image in self.held_out

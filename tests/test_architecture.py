@@ -24,7 +24,7 @@ ONLY_IN = {
     "ray": ("fleet/actors.py",),
     "flwr": ("fleet/sharing.py", "fleet/flower_app.py"),
     "yaml": ("fleet/yaml_file.py",),
-    "constriction": ("codecs/symbol_tables.py", "codecs/neural/still.py"),
+    "constriction": ("codecs/symbol_tables.py",),
     "click": ("fleet/cli.py",),
     "av": ("codecs/legacy/", "fleet/cameras/video.py"),
     "panda3d": ("fleet/cameras/street/",),

@@ -51,7 +51,9 @@ class ModelFileError(Exception):
     """A file of weights that is missing, damaged or of another kind."""
 
 
-class _Layer(BaseModel):
+class LayerWords(BaseModel):
+    """What a file says of a layer; see `Shape`."""
+
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     kind: Kind
@@ -84,7 +86,7 @@ class Description(BaseModel):
     trained: tuple[int, ...] = Field(min_length=1)
     method: Method = "gain"
     bin_widths: tuple[float, ...] = ()
-    transforms: dict[TransformName, tuple[_Layer, ...]]
+    transforms: dict[TransformName, tuple[LayerWords, ...]]
     means: bool = True
     steps: int = 0
 

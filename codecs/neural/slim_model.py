@@ -8,7 +8,7 @@ Not here: what a single model is (`model_file`), making one (`training.freezing`
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
@@ -90,16 +90,7 @@ class SlimModel:
 
     def _stored(self) -> tuple[dict[str, Tensor], dict[str, tuple[int, int]]]:
         """Return what a file must hold, and which tensors are slices of the widest's."""
-        widest = self.models[-1].tensors()
-        tensors, shared = {f"{self.widths[-1]}/{name}": tensor for name, tensor in widest.items()}, {}
-        for width, model in zip(self.widths[:-1], self.models[:-1], strict=True):
-            for name, tensor in model.tensors().items():
-                rows, columns = (*tensor.shape[:2], 0, 0)[:2]
-                if tensor.ndim == 4 and torch.equal(tensor, widest[name][:rows, :columns]):
-                    shared[f"{width}/{name}"] = (rows, columns)
-                else:
-                    tensors[f"{width}/{name}"] = tensor
-        return tensors, shared
+        return shared_once(self.widths, [model.tensors() for model in self.models])
 
     def save(self, path: Path) -> None:
         """Write the models to a file, complete or not at all."""
@@ -110,18 +101,51 @@ class SlimModel:
 
     @classmethod
     def _of(cls, contents: _Contents, tensors: Mapping[str, Tensor]) -> "SlimModel":
-        models = []
-        for width, description in zip(contents.widths, contents.models, strict=True):
-            prefix = f"{width}/"
-            own = {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
-            for name, (rows, columns) in contents.shared.items():
-                if name.startswith(prefix):
-                    whole = tensors[f"{contents.widths[-1]}/{name.removeprefix(prefix)}"]
-                    if not (0 < rows <= whole.shape[0] and 0 < columns <= whole.shape[1]):
-                        raise ValueError(f"{name} is no slice {rows} x {columns} of weights {tuple(whole.shape)}")
-                    own[name.removeprefix(prefix)] = whole[:rows, :columns]
-            models.append(FrozenModel.of(description, own))
+        own = of_each_width(contents.widths, tensors, contents.shared)
+        models = (FrozenModel.of(*each) for each in zip(contents.models, own, strict=True))
         return cls(contents.widths, tuple(models))
+
+
+def shared_once(
+    widths: Sequence[int], tensors: Sequence[Mapping[str, Tensor]]
+) -> tuple[dict[str, Tensor], dict[str, tuple[int, int]]]:
+    """Return what a file must hold of several widths' tensors, and which of them are slices of the widest's.
+
+    Names are `WIDTH/NAME`; a slice is told by the sizes of its first two dimensions.
+    """
+    *narrow, widest = tensors
+    stored, shared = {f"{widths[-1]}/{name}": tensor for name, tensor in widest.items()}, {}
+    for width, own in zip(widths[:-1], narrow, strict=True):
+        for name, tensor in own.items():
+            rows, columns = (*tensor.shape[:2], 0, 0)[:2]
+            if tensor.ndim == 4 and torch.equal(tensor, widest[name][:rows, :columns]):
+                shared[f"{width}/{name}"] = (rows, columns)
+            else:
+                stored[f"{width}/{name}"] = tensor
+    return stored, shared
+
+
+def of_each_width(
+    widths: Sequence[int], stored: Mapping[str, Tensor], shared: Mapping[str, tuple[int, int]]
+) -> list[dict[str, Tensor]]:
+    """Return every width's tensors from what `shared_once` gave.
+
+    Raises:
+        KeyError: if the widest lacks one that is shared.
+        ValueError: if one is no slice of the widest's.
+    """
+    found = []
+    for width in widths:
+        prefix = f"{width}/"
+        own = {name.removeprefix(prefix): tensor for name, tensor in stored.items() if name.startswith(prefix)}
+        for name, (rows, columns) in shared.items():
+            if name.startswith(prefix):
+                whole = stored[f"{widths[-1]}/{name.removeprefix(prefix)}"]
+                if not (0 < rows <= whole.shape[0] and 0 < columns <= whole.shape[1]):
+                    raise ValueError(f"{name} is no slice {rows} x {columns} of weights {tuple(whole.shape)}")
+                own[name.removeprefix(prefix)] = whole[:rows, :columns]
+        found.append(own)
+    return found
 
 
 def load_model(path: Path) -> FrozenModel | SlimModel:

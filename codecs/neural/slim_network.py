@@ -9,17 +9,18 @@ Not here: which parameters are shared, and how (`slim_layers`); training (`train
 import copy
 from collections.abc import Callable, Sequence
 from itertools import pairwise
-from typing import Generic, TypeVar, cast
+from typing import Any, Generic, Self, TypeVar, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.func import functional_call
 
 from roadbits.codecs.neural.cae import CAE, Forward
 from roadbits.codecs.neural.hyperprior import Hyperprior
 from roadbits.codecs.neural.slim_layers import GdnRecipe, SlimModules
 
-Plain = TypeVar("Plain", CAE, Hyperprior)
+Module = TypeVar("Module", bound=nn.Module)
+Plain = TypeVar("Plain", bound=CAE | Hyperprior)
 
 
 def check_widths(widths: Sequence[int], **lists: Sequence[object]) -> None:
@@ -35,63 +36,50 @@ def check_widths(widths: Sequence[int], **lists: Sequence[object]) -> None:
             raise ValueError(f"expected {len(widths)} {name}, one for each width, got {len(values)}")
 
 
-class SlimNetwork(SlimModules, Generic[Plain]):
-    """A slim network in training.
+class SlimFamily(SlimModules, Generic[Module]):
+    """A plain module at each of several widths, over parameters that all share.
 
     Attributes:
         widths: rising.
-        num_levels: of each width.
-        stride: of the plain networks.
     """
 
-    def __init__(
-        self,
-        widths: Sequence[int],
-        plains: Sequence[Plain],
-        gdn: GdnRecipe,
-        prepare: Callable[[Plain], None] | None = None,
-    ) -> None:
-        """Take over the plain networks' initial values: the widest's kernels, everyone's own of what is not shared.
+    def __init__(self, widths: Sequence[int], plains: Sequence[Module], gdn: GdnRecipe = "switch") -> None:
+        """Take over the plain modules' initial values: the widest's kernels, everyone's own of what is not shared.
 
         Args:
             widths: rising.
-            plains: a network of each.
+            plains: a module of each.
             gdn: `switch` for a GDN for each width, `slim` for SlimGDN+.
-            prepare: gives each plain network its first weights.
 
         Raises:
-            ValueError: if a network does not fit into the widest.
+            ValueError: if a module does not fit into the widest.
         """
-        if prepare:
-            for plain in plains:
-                prepare(plain)
         # Without memory, only to lend their forward passes; in a list, so that they do not count as modules.
         lenders = [copy.deepcopy(plain).to("meta") for plain in plains]
         super().__init__(plains, gdn)
-        self._plains: list[Plain] = lenders
-        self.widths, self.stride = tuple(widths), plains[0].stride
-        self.num_levels = tuple(len(plain.method.lambdas) for plain in plains)
+        self._plains: list[Module] = lenders
+        self.widths = tuple(widths)
         for index in range(len(widths)):
             self.at(index)
 
-    def forward(self, x: Tensor, levels: Tensor, width: int) -> Forward:
-        """Return reconstructions and bits of images (B, 3, H, W) in 0..1, at levels (B,) of one width.
+    def run(self, width: int, *arguments: Tensor) -> Any:
+        """Return what the plain module of a width makes of some tensors.
 
         Raises:
             ValueError: if the width was not trained.
         """
         index = self.index(width)
-        return cast(Forward, functional_call(self._plains[index], self.at(index), (x, levels), strict=True))
+        return functional_call(self._plains[index], self.at(index), arguments, strict=True)
 
     @torch.no_grad()
-    def standalone(self, width: int) -> Plain:
-        """Return a plain network of a width that computes, to the bit, what this one does; it shares no memory.
+    def standalone(self, width: int) -> Module:
+        """Return a plain module of a width that computes, to the bit, what this one does; it shares no memory.
 
         Raises:
             ValueError: if the width was not trained.
         """
         index = self.index(width)
-        plain: Plain = copy.deepcopy(self._plains[index]).to_empty(device="cpu")
+        plain: Module = copy.deepcopy(self._plains[index]).to_empty(device="cpu")
         plain.load_state_dict(self.at(index))
         return plain
 
@@ -105,9 +93,44 @@ class SlimNetwork(SlimModules, Generic[Plain]):
             raise ValueError(f"width {width} was not trained; choose from {', '.join(map(str, self.widths))}")
         return self.widths.index(width)
 
-    def train(self, mode: bool = True) -> "SlimNetwork[Plain]":
+    def train(self, mode: bool = True) -> Self:
         """Turn training's noise on or off, at every width."""
         for plain in self._plains:
             plain.train(mode)
-        super().train(mode)
-        return self
+        return super().train(mode)
+
+
+class SlimNetwork(SlimFamily[Plain]):
+    """A slim codec in training.
+
+    Attributes:
+        num_levels: of each width.
+        stride: of the plain networks.
+    """
+
+    def __init__(
+        self,
+        widths: Sequence[int],
+        plains: Sequence[Plain],
+        gdn: GdnRecipe,
+        prepare: Callable[[Plain], None] | None = None,
+    ) -> None:
+        """Take over the plain networks, see `SlimFamily`; `prepare` gives each its first weights.
+
+        Raises:
+            ValueError: if a network does not fit into the widest.
+        """
+        if prepare:
+            for plain in plains:
+                prepare(plain)
+        super().__init__(widths, plains, gdn)
+        self.stride = plains[0].stride
+        self.num_levels = tuple(len(plain.method.lambdas) for plain in plains)
+
+    def forward(self, x: Tensor, levels: Tensor, width: int) -> Forward:
+        """Return reconstructions and bits of images (B, 3, H, W) in 0..1, at levels (B,) of one width.
+
+        Raises:
+            ValueError: if the width was not trained.
+        """
+        return cast(Forward, self.run(width, x, levels))

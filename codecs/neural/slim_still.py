@@ -70,7 +70,7 @@ class SlimStill:
         alone = len(self.codecs[width].fine_points) == 1
         return OperatingPoint.of(**{_WIDTH: float(width)}, **({} if alone else dict(inner.settings)))
 
-    def _inner(self, point: OperatingPoint) -> tuple[NeuralStill, OperatingPoint]:
+    def of_point(self, point: OperatingPoint) -> tuple[NeuralStill, OperatingPoint]:
         """Return the codec of a point's width, and the point without it.
 
         Raises:
@@ -92,11 +92,11 @@ class SlimStill:
 
     def check(self, point: OperatingPoint) -> None:
         """Raise ValueError if `point` names no trained width, or no lambda within its range."""
-        self._inner(point)
+        self.of_point(point)
 
     def encode(self, image: Image, point: OperatingPoint) -> bytes:
         """Return the payload of an image; see `Codec.encode`."""
-        codec, inner = self._inner(point)
+        codec, inner = self.of_point(point)
         return codec.encode(image, inner)
 
     def accepts(self, container: Container) -> bool:
@@ -117,5 +117,5 @@ class SlimStill:
 
     def complexity(self, point: OperatingPoint, height: int, width: int) -> Complexity:
         """Return the cost of one image with a point's width alone; see `Codec.complexity`."""
-        codec, inner = self._inner(point)
+        codec, inner = self.of_point(point)
         return codec.complexity(inner, height, width)

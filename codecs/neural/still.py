@@ -13,7 +13,6 @@ import math
 from dataclasses import dataclass
 from functools import cached_property
 
-import constriction
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -23,7 +22,7 @@ from roadbits.codecs.bitstream import BitstreamError, CodecId, Container, expect
 from roadbits.codecs.codec import Complexity, Image, OperatingPoint, check_image
 from roadbits.codecs.integer import LARGEST_ACTIVATION, row_of
 from roadbits.codecs.neural.model_file import FrozenModel, Hyper, Side
-from roadbits.codecs.symbol_tables import Symbols, SymbolTables, check_read, coder_bytes, coder_of
+from roadbits.codecs.symbol_tables import Coder, Symbols, SymbolTables, check_read, coder_bytes, coder_of
 from roadbits.codecs.timing import section
 
 SMALLEST_SIDE = 16
@@ -88,9 +87,9 @@ class NeuralStill:
 
     def check(self, point: OperatingPoint) -> None:
         """Raise ValueError if `point` is no lambda, and bin width if there are some, within the model's range."""
-        self._position(point)
+        self.position_of(point)
 
-    def _position(self, point: OperatingPoint) -> int:
+    def position_of(self, point: OperatingPoint) -> int:
         """Return the position whose lambda is nearest, in ratio, and of those the one whose bin width is."""
         settings = dict(point.settings)
         if self.model.description.bin_widths:
@@ -109,16 +108,12 @@ class NeuralStill:
     def encode(self, image: Image, point: OperatingPoint) -> bytes:
         """Return the payload of an image; see `Codec.encode`."""
         height, width = check_image(image)
-        if min(height, width) < SMALLEST_SIDE or height * width > LARGEST_IMAGE_PIXELS:
-            raise ValueError(
-                f"codec {self.name} wants sides of at least {SMALLEST_SIDE} and at most {LARGEST_IMAGE_PIXELS} pixels "
-                f"in all, got {height} x {width}"
-            )
-        position = self._position(point)
-        coder = constriction.stream.stack.AnsCoder()
+        check_size(self.name, height, width)
+        position = self.position_of(point)
+        coder = Coder()
         with torch.inference_mode():
             with section("transform"):
-                latents = self._quantised(self._latent(image, position), position)
+                latents = self._quantised(self.analysed(image, position), position)
             with section("entropy"):
                 for tables, values, which in latents:
                     tables.push(coder, values, which)
@@ -126,7 +121,7 @@ class NeuralStill:
         with section("container"):
             return pack(Container(self.codec_id, height, width, (position,), body, self.model_hash, self.adapter_hash))
 
-    def _latent(self, image: Image, position: int) -> Tensor:
+    def analysed(self, image: Image, position: int) -> Tensor:
         """Return y (1, C, h, w), unquantised, of an image padded by repeating its edges."""
         below, right = (-side % self.stride for side in image.shape[:2])
         padded = np.pad(image, ((0, below), (0, right), (0, 0)), mode="edge")
@@ -138,16 +133,16 @@ class NeuralStill:
         side, hyper = self.model.side, self.model.hyper
         scaled = y * _vector(side.gain[position])
         if hyper is None:
-            return [(self.model.tables, _symbols(scaled), self._factorised_tables(side, position, scaled.shape))]
+            return [(self.model.tables, symbols_of(scaled), factorised_rows(side, position, scaled.shape))]
         magnitudes = y if self.model.description.means else y.abs()
         z = hyper.h_a(_steps(magnitudes, row_of(hyper.y_entry, position)), position) * _vector(
             hyper.side.gain[position]
         )
-        z_symbols = _symbols(z)
-        which, means = self._gaussians(hyper, _latents(z_symbols, z.shape), position)
+        z_symbols = symbols_of(z)
+        which, means = self._gaussians(hyper, latents_of(z_symbols, z.shape), position)
         return [
-            (hyper.tables, _symbols(scaled - means), which),
-            (self.model.tables, z_symbols, self._factorised_tables(hyper.side, position, z.shape)),
+            (hyper.tables, symbols_of(scaled - means), which),
+            (self.model.tables, z_symbols, factorised_rows(hyper.side, position, z.shape)),
         ]
 
     def accepts(self, container: Container) -> bool:
@@ -183,29 +178,37 @@ class NeuralStill:
         with torch.inference_mode():
             y_hat = self._pop(coder_of(container.body), container.height, container.width, position)
             with section("transform"):
-                x_hat = self.model.g_s(_steps(y_hat, self.model.side.entry[position]), position)
-        image = x_hat[0, :, : container.height, : container.width].permute(1, 2, 0).to(torch.uint8)
+                return self.synthesised(self.steps(y_hat, position), position, container.height, container.width)
+
+    def steps(self, y_hat: Tensor, position: int) -> Tensor:
+        """Return y_hat (1, C, h, w), still multiplied by its gain, as the whole steps that enter g_s."""
+        return _steps(y_hat, self.model.side.entry[position])
+
+    def synthesised(self, steps: Tensor, position: int, height: int, width: int) -> Image:
+        """Return the image uint8 (height, width, 3) of what enters g_s (1, C, h, w)."""
+        x_hat = self.model.g_s(steps, position)
+        image = x_hat[0, :, :height, :width].permute(1, 2, 0).to(torch.uint8)
         return np.ascontiguousarray(image.numpy())
 
-    def _pop(self, coder: constriction.stream.stack.AnsCoder, height: int, width: int, position: int) -> Tensor:
+    def _pop(self, coder: Coder, height: int, width: int, position: int) -> Tensor:
         """Return y_hat (1, C, h, w), still multiplied by its gain."""
         side, hyper = self.model.side, self.model.hyper
         rows, columns = (-(-extent // self.stride) * (self.stride // _Y_STRIDE) for extent in (height, width))
         shape = (1, side.gain.shape[1], rows, columns)
         if hyper is None:
             with section("entropy"):
-                symbols = self.model.tables.pop(coder, self._factorised_tables(side, position, shape))
+                symbols = self.model.tables.pop(coder, factorised_rows(side, position, shape))
                 check_read(coder)
-            return _latents(symbols, shape)
+            return latents_of(symbols, shape)
         z_shape = (1, hyper.side.gain.shape[1], rows * _Y_STRIDE // _Z_STRIDE, columns * _Y_STRIDE // _Z_STRIDE)
         with section("entropy"):
-            z_symbols = self.model.tables.pop(coder, self._factorised_tables(hyper.side, position, z_shape))
+            z_symbols = self.model.tables.pop(coder, factorised_rows(hyper.side, position, z_shape))
         with section("transform"):
-            which, means = self._gaussians(hyper, _latents(z_symbols, z_shape), position)
+            which, means = self._gaussians(hyper, latents_of(z_symbols, z_shape), position)
         with section("entropy"):
             symbols = hyper.tables.pop(coder, which)
             check_read(coder)
-        return _latents(symbols, shape) + means
+        return latents_of(symbols, shape) + means
 
     def _gaussians(self, hyper: Hyper, z_hat: Tensor, position: int) -> tuple[NDArray[np.int64], Tensor]:
         """Return the table of each value of y (n,), and the means (1, M, h, w)."""
@@ -219,14 +222,9 @@ class NeuralStill:
         tables = torch.bucketize((scales * gain).contiguous(), hyper.thresholds)
         return tables.reshape(-1).numpy(), means
 
-    @staticmethod
-    def _factorised_tables(side: Side, position: int, shape: tuple[int, ...] | torch.Size) -> NDArray[np.int64]:
-        channels = shape[1]
-        return np.repeat(np.arange(channels) + position * channels, math.prod(shape[2:]))
-
     def complexity(self, point: OperatingPoint, height: int, width: int) -> Complexity:
         """Return the cost of one image; see `Codec.complexity`."""
-        self._position(point)
+        self.position_of(point)
         rows, columns = (-(-side // self.stride) * self.stride for side in (height, width))
         latent = (rows // _Y_STRIDE, columns // _Y_STRIDE)
         encode, decode = self.model.g_a.macs(rows, columns), self.model.g_s.macs(*latent)
@@ -239,6 +237,25 @@ class NeuralStill:
         # g_a's first layers work at many times the places of all that follows: the peak of an encode is theirs.
         peak = self.model.g_a.peak_bytes(rows, columns)
         return Complexity(encode, decode, parameters, self.model.num_bytes, peak)
+
+
+def check_size(name: str, height: int, width: int) -> None:
+    """Refuse an image's size.
+
+    Raises:
+        ValueError: if a side is too small, or there are too many pixels.
+    """
+    if min(height, width) < SMALLEST_SIDE or height * width > LARGEST_IMAGE_PIXELS:
+        raise ValueError(
+            f"codec {name} wants sides of at least {SMALLEST_SIDE} and at most {LARGEST_IMAGE_PIXELS} pixels in all, "
+            f"got {height} x {width}"
+        )
+
+
+def factorised_rows(side: Side, position: int, shape: tuple[int, ...] | torch.Size) -> NDArray[np.int64]:
+    """Return the factorised table of each value (n,) of a latent of that shape (1, C, h, w)."""
+    channels = shape[1]
+    return np.repeat(np.arange(channels) + position * channels, math.prod(shape[2:]))
 
 
 def _adapter(digest: bytes) -> str:
@@ -264,11 +281,11 @@ def _steps(values: Tensor, entry: Tensor) -> Tensor:
     return _channels_last(steps.add_(0.5).floor_().clamp_(-LARGEST_ACTIVATION, LARGEST_ACTIVATION))
 
 
-def _symbols(values: Tensor) -> Symbols:
+def symbols_of(values: Tensor) -> Symbols:
     """Return rounded values (n,); bounded, so that the escape's distance is."""
     return values.round().clamp_(-_LARGEST_LATENT, _LARGEST_LATENT).to(torch.int32).reshape(-1).numpy()
 
 
-def _latents(symbols: Symbols, shape: tuple[int, ...]) -> Tensor:
+def latents_of(symbols: Symbols, shape: tuple[int, ...]) -> Tensor:
     """Return symbols as numbers of that shape."""
     return torch.from_numpy(symbols).reshape(shape).float()

@@ -27,6 +27,17 @@ def gaussian_tables() -> tuple[Tensor, SymbolTables]:
     return thresholds, SymbolTables.of([_gaussian_table(scale) for scale in scales])
 
 
+def offset_gaussian_tables(parts: int) -> tuple[Tensor, SymbolTables]:
+    """Return the tables of 64 scales, for each with means at so many parts of a step above 0, and the thresholds.
+
+    The thresholds are the logarithms of the scales (63,) between which a table ends and the next begins.
+    """
+    scales = np.geomspace(SCALE_BOUND, _LARGEST_SCALE, NUM_SCALES)
+    thresholds = torch.from_numpy(np.log(scales[1:] * scales[:-1]) / 2).float()
+    tables = [_gaussian_table(scale, part / parts) for scale in scales for part in range(parts)]
+    return thresholds, SymbolTables.of(tables)
+
+
 def factorised_tables(model: Density, gains: Tensor, levels: Tensor) -> SymbolTables:
     """Return a table for every position and channel."""
     tables: list[tuple[int, Symbols]] = []
@@ -51,11 +62,11 @@ def _tables_at(model: Density, gain: Tensor, low: Tensor, high: Tensor) -> Itera
         yield first, _table(np.diff(row[: last - first + 2]))
 
 
-def _gaussian_table(scale: float) -> tuple[int, Symbols]:
-    """Return the table of a Gaussian around 0."""
+def _gaussian_table(scale: float, mean: float = 0.0) -> tuple[int, Symbols]:
+    """Return the table of a Gaussian around a mean of less than a step."""
     reach = math.ceil(scale * 4.5 + 0.5)
     edges = torch.arange(-reach, reach + 2, dtype=torch.float64) - 0.5
-    return -reach, _table(torch.diff(torch.special.ndtr(edges / scale)).numpy())
+    return -reach, _table(torch.diff(torch.special.ndtr((edges - mean) / scale)).numpy())
 
 
 def _table(mass: NDArray[np.float64]) -> Symbols:

@@ -27,8 +27,10 @@ import torch
 from torch import Tensor
 
 from roadbits.codecs.neural.slim_network import SlimNetwork
-from roadbits.codecs.training.crops import CropSampler
-from roadbits.codecs.training.rate_distortion import Pass, RateDistortionTraining, Schedule
+from roadbits.codecs.neural.slimvc import SlimTemporalPrior
+from roadbits.codecs.training.rate_distortion import Pass, RateDistortionTraining, Samples, Schedule
+
+Widths = SlimNetwork[Any] | SlimTemporalPrior
 
 
 @dataclass(frozen=True)
@@ -50,9 +52,9 @@ class JointWidthsTraining(RateDistortionTraining):
 
     def __init__(
         self,
-        network: SlimNetwork[Any],
+        network: Widths,
         schedule: Schedule,
-        crops: CropSampler,
+        crops: Samples,
         identity: dict[str, object],
         joint: JointWidths,
     ) -> None:

@@ -213,6 +213,18 @@ def _measured(
     return Ranges(_reach([sample.value for sample in inputs], inputs, levels, least), tuple(outputs))
 
 
+def reached(transform: Transform, inputs: Sequence[Tensor], entry: Tensor) -> Ranges:
+    """Return the ranges of a transform without levels.
+
+    Args:
+        transform: to run.
+        inputs: (1, C, H, W) each.
+        entry: what inputs are taken to reach, (C,).
+    """
+    samples = [_Sample(value, torch.zeros(1), matters=False) for value in inputs]
+    return replace(_measured(transform, samples, torch.zeros(1)), entry=Reach.fixed(entry))
+
+
 def united(transforms: Sequence[Transform], ranges: Sequence[Ranges]) -> list[Ranges]:
     """Return ranges with which all widths of a slimmable transform can share the weights of their convolutions.
 

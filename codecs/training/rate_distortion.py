@@ -21,13 +21,13 @@ from typing import NamedTuple, Protocol, cast
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from roadbits.codecs.neural.cae import Forward
 from roadbits.codecs.neural.scaling import TRAINED_GAINS, with_trained_gains
-from roadbits.codecs.training.crops import CropSampler
 from roadbits.codecs.training.muon import Muon
 
 _WARM_UP_STEPS = 200
@@ -50,6 +50,14 @@ class Network(Protocol):
 
     def __call__(self, x: Tensor, levels: Tensor) -> Forward:
         """Return reconstructions and bits of images (B, 3, H, W) at levels (B,)."""
+        ...
+
+
+class Samples(Protocol):
+    """Where a step's batch comes from."""
+
+    def batch(self, step: int, num: int) -> NDArray[np.uint8]:
+        """Return what a step trains on, uint8 (num, C, size, size), C a multiple of 3; always the same."""
         ...
 
 
@@ -116,7 +124,7 @@ class Progress:
         steps: steps in all.
         loss: weighted loss.
         bpp_estimate: bits per pixel from the likelihoods, over all levels.
-        psnr_db: of the mean squared error over all levels.
+        psnr_db: of the mean squared error over all levels; None where nothing is lost.
         steps_per_s: since this process began.
     """
 
@@ -124,14 +132,14 @@ class Progress:
     steps: int
     loss: float
     bpp_estimate: float
-    psnr_db: float
+    psnr_db: float | None
     steps_per_s: float
 
 
 class RateDistortionTraining:
     """A training that can stop and go on."""
 
-    def __init__(self, network: nn.Module, schedule: Schedule, crops: CropSampler, identity: dict[str, object]) -> None:
+    def __init__(self, network: nn.Module, schedule: Schedule, crops: Samples, identity: dict[str, object]) -> None:
         """Prepare to train.
 
         Args:
@@ -158,7 +166,7 @@ class RateDistortionTraining:
             self.step += 1
             loss, bpp, mse = np.mean(self._recent, axis=0)
             speed = (self.step - first) / (time.perf_counter() - started)
-            psnr_db = -10 * math.log10(max(mse, 1e-10))
+            psnr_db = -10 * math.log10(mse) if mse > 0 else None
             yield Progress(self.step, self.schedule.steps, float(loss), float(bpp), psnr_db, speed)
 
     def _one_step(self) -> tuple[float, float, float]:

@@ -4,16 +4,17 @@ import pytest
 
 from roadbits.codecs.neural.slim_model import SlimModel, load_model
 from roadbits.codecs.training.rate_distortion import Schedule
+from roadbits.fleet.clip_training_config import MovingPhotographs, StreetClips
 from roadbits.fleet.training_config import (
     FolderImages,
     StillCodecTraining,
     StreetImages,
-    dump_training,
-    load_training,
 )
+from roadbits.fleet.training_file import dump_training, load_training
 from roadbits.fleet.yaml_file import YamlFileError
 
 SHIPPED = sorted((Path(__file__).parents[2] / "codecs" / "weights").glob("*.yaml"))
+SHIPPED_STILLS = [path for path in SHIPPED if path.stem != "slimvc"]
 COMPARED = sorted((Path(__file__).parents[2] / "scenarios" / "trainings").glob("*.yaml"))
 SMALL = """\
 name: small
@@ -34,7 +35,9 @@ validation:
 def load(tmp_path: Path, text: str) -> StillCodecTraining:
     path = tmp_path / "small.yaml"
     path.write_text(text)
-    return load_training(path)
+    words = load_training(path)
+    assert isinstance(words, StillCodecTraining)
+    return words
 
 
 def faults(tmp_path: Path, text: str) -> list[str]:
@@ -55,9 +58,10 @@ def test_the_recipes_of_the_shipped_weights_are_valid_and_have_their_file_s_name
     assert len(COMPARED) > 1
 
 
-@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", SHIPPED_STILLS, ids=lambda path: path.stem)
 def test_the_shipped_weights_are_what_their_recipe_trains(path: Path) -> None:
     words, loaded = load_training(path), load_model(path.with_suffix(".safetensors"))
+    assert isinstance(words, StillCodecTraining)
     codec, slim = words.codec, isinstance(loaded, SlimModel)
     models, widths = (loaded.models, loaded.widths) if isinstance(loaded, SlimModel) else ((loaded,), None)
     assert widths == getattr(codec, "widths", None)
@@ -74,16 +78,16 @@ def test_the_shipped_weights_are_what_their_recipe_trains(path: Path) -> None:
 @pytest.mark.parametrize("path", [*SHIPPED, *COMPARED], ids=lambda path: path.stem)
 def test_no_shipped_recipe_is_validated_on_what_it_is_trained_on(path: Path) -> None:
     words = load_training(path)
-    trained = [source.images for source in words.data]
-    folders = {images.path for images in trained if isinstance(images, FolderImages)}
+    trained = words.train_on
+    folders = {images.path for images in trained if isinstance(images, FolderImages | MovingPhotographs)}
     drives = {
         (images.seed, drive)
         for images in trained
-        if isinstance(images, StreetImages)
+        if isinstance(images, StreetImages | StreetClips)
         for drive in range(images.first_drive, images.first_drive + images.drives)
     }
-    for images in words.validation.images:
-        if isinstance(images, FolderImages):
+    for images in words.validate_on:
+        if isinstance(images, FolderImages | MovingPhotographs):
             assert images.path not in folders
         else:
             assert not drives & {(images.seed, images.first_drive + number) for number in range(images.drives)}
@@ -143,7 +147,7 @@ def test_all_faults_are_reported_at_once_with_path_and_line(tmp_path: Path) -> N
             "kind: jpeg",
             "3: codec.kind must be one of 'cae', 'hyperprior', 'slimcae', 'slimhyperprior', got 'jpeg'",
         ),
-        ("kind: still-codec", "kind: restorer", "2: kind input should be 'still-codec', got 'restorer'"),
+        ("kind: still-codec", "kind: restorer", "2: kind must be still-codec or clip-codec, got 'restorer'"),
         ("steps: 12", "steps: 12.5", "5: steps input should be a valid integer"),
         ("lambdas: [0.002, 5e-2]", "lambdas: [0.05, 0.002]", "4: lambdas must rise by a factor of at least 1.05"),
         ("lambdas: [0.002, 5e-2]", "lambdas: [0.002, 0.00205]", "4: lambdas must rise by a factor of at least 1.05"),

@@ -19,9 +19,9 @@ from roadbits.codecs.neural.cae import Forward
 from roadbits.codecs.neural.model_file import FrozenModel
 from roadbits.codecs.neural.still import NeuralStill
 from roadbits.codecs.training.rate_distortion import RateDistortionTraining
-from roadbits.fleet import training_run
+from roadbits.fleet import still_training, training_run
 from roadbits.fleet.cli import cli
-from roadbits.fleet.training_config import load_training
+from roadbits.fleet.training_file import load_training
 from roadbits.fleet.training_network import build_network, identity_of
 
 CAE = "{kind: cae, channels: 8}"
@@ -34,7 +34,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(training_run, "_NUM_CALIBRATION_IMAGES", 3)
+    monkeypatch.setattr(still_training, "_NUM_CALIBRATION_IMAGES", 3)
     yield tmp_path
     torch.set_num_threads(threads)
 

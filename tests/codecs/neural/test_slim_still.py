@@ -92,7 +92,7 @@ def test_sharing_costs_little_precision(images: list[Image]) -> None:
     shared = freeze_widths(network, images, steps=0)
     for width in WIDTHS:
         own = freeze(network.standalone(width), images, steps=0)
-        y = [NeuralStill("cae", model)._latent(images[0], 0).double() for model in (shared.of_width(width), own)]
+        y = [NeuralStill("cae", model).analysed(images[0], 0).double() for model in (shared.of_width(width), own)]
         with torch.no_grad():
             x = torch.from_numpy(images[0]).permute(2, 0, 1)[None].float() / 255
             exact = network.standalone(width).eval().g_a(x).double()

@@ -212,7 +212,7 @@ def test_the_exact_latent_is_near_that_of_the_network(frozen: Frozen, image: Ima
     with torch.no_grad():
         expected = frozen.network.g_a(as_tensor(image), frozen.levels(position))
         assert expected.std() > 1
-        assert relative_error(frozen.codec._latent(image, position), expected) < 0.01
+        assert relative_error(frozen.codec.analysed(image, position), expected) < 0.01
 
 
 def float_reconstruction(frozen: Frozen, image: Image, position: int) -> Tensor:
@@ -270,7 +270,7 @@ def bits_estimate(frozen: Frozen, image: Image, position: int) -> float:
         codec.encode(image, codec.fine_points[position])
         levels = frozen.levels(position)
         gain, _ = frozen.vectors(position)
-        y_shape = codec._latent(image, position).shape
+        y_shape = codec.analysed(image, position).shape
         y = torch.from_numpy(pushed[0]).reshape(y_shape).float()
         if hyper is None or not isinstance(network, Hyperprior):
             return bits(network.entropy_model.likelihood(y, gain, levels)).item()

@@ -1,0 +1,101 @@
+"""A clip codec's training from its words: the loop over parts of clips, and what it is validated on.
+
+Not here: the folder it works in (`training_run`), still codecs (`still_training`).
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from roadbits.codecs.codec import Clip
+from roadbits.codecs.neural.slim_clip import SlimClip
+from roadbits.codecs.neural.slim_still import SlimStill
+from roadbits.codecs.neural.slimvc import SlimTemporalPrior
+from roadbits.codecs.neural.temporal_model import TemporalModel
+from roadbits.codecs.rate_distortion import RdPoint, measure
+from roadbits.codecs.training.clips import ClipSampler
+from roadbits.codecs.training.crops import ImageCache
+from roadbits.codecs.training.joint_widths import JointWidths, JointWidthsTraining
+from roadbits.codecs.training.rate_distortion import RateDistortionTraining
+from roadbits.codecs.training.temporal_freezing import freeze_prior
+from roadbits.fleet.clip_training_config import ClipCodecTraining
+from roadbits.fleet.training_validation import Validation, middle
+
+_NUM_CALIBRATION_CLIPS = 24
+
+
+@dataclass(frozen=True)
+class ClipValidation(Validation):
+    """What a temporal entropy model is validated on.
+
+    Attributes:
+        network: in training; it moves on between validations.
+        still: name of the codec of its frames.
+        calibration: clips to measure ranges on, from the training data.
+        held_out: clips to measure rate and quality on.
+    """
+
+    noun = "clips"
+    network: SlimTemporalPrior
+    still: str
+    calibration: Sequence[Clip]
+    held_out: Sequence[Clip]
+
+    def frozen(self, step: int) -> TemporalModel:
+        """Return the exact model of the network as it stands after a step."""
+        return freeze_prior(self.network, self.calibration, self.still, step)
+
+    def steps_of(self, path: Path) -> int:
+        """Return the step at which a file's model was frozen; see `Validation`."""
+        return TemporalModel.load(path).description.steps
+
+    def measure(self, model: TemporalModel, pause: Callable[[], None]) -> list[RdPoint]:
+        """Return rate and quality at every point, from the lowest; `pause` is called before each clip."""
+        codec = SlimClip("slimvc", SlimStill(self.still, self.network.still), model)
+
+        def clips() -> Iterator[Clip]:
+            for clip in self.held_out:
+                pause()
+                yield clip
+
+        return [measure(codec, point, clips()) for point in codec.points]
+
+    def cost_of_exactness(self, path: Path) -> float | None:
+        """Return None: the transforms were exact before, and a prediction has no quality of its own."""
+        return None
+
+
+def clip_training(
+    words: ClipCodecTraining, opened: Sequence[ImageCache], held_out: Sequence[ImageCache]
+) -> tuple[RateDistortionTraining, Validation]:
+    """Return a clip codec's training and validation, given the caches of what is trained on and held out.
+
+    Raises:
+        TrainingDataError: if a cache's clips are too short or too small.
+    """
+    torch.manual_seed(words.seed)
+    still = words.codec.still_model()
+    network = SlimTemporalPrior(still, words.codec.channels)
+    lengths, weights = [clips.frames for clips in words.train_on], [source.weight for source in words.data]
+    samples = ClipSampler(opened, lengths, weights, words.crop, words.seed)
+    identity: dict[str, object] = {"codec.channels": words.codec.channels, "codec.still": still.hash.hex()}
+    for number, (source, cache) in enumerate(zip(words.data, opened, strict=True)):
+        told = {"weight": source.weight, "frames": source.clips.frames, "digest": cache.digest()}
+        identity |= {f"data[{number}].{name}": value for name, value in told.items()}
+    training = JointWidthsTraining(network, words.schedule, samples, identity, JointWidths(words.codec.per_step))
+    measured = [
+        clip
+        for source, cache in zip(words.validate_on, held_out, strict=True)
+        for clip in _middles(cache, source.frames, words.validation.side)
+    ]
+    calibration = samples.calibration_clips(_NUM_CALIBRATION_CLIPS)
+    return training, ClipValidation(network, words.codec.still, calibration, measured)
+
+
+def _middles(cache: ImageCache, length: int, side: int) -> Iterator[Clip]:
+    for first in range(0, len(cache), length):
+        frames = [middle(cache.image(first + k), side) for k in range(length)]
+        yield np.stack(frames)

@@ -1,0 +1,158 @@
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import PIL.Image
+import pytest
+import torch
+from click.testing import CliRunner, Result
+from safetensors.torch import load_file
+
+from roadbits.codecs.catalogue import clip_codec_of, still_or_clip_codec_named
+from roadbits.codecs.image import list_images, read_clip, read_image
+from roadbits.codecs.neural.slim_clip import SlimClip
+from roadbits.codecs.neural.slimcae import SlimCAE
+from roadbits.codecs.training.freezing import freeze_widths
+from roadbits.fleet import clip_training
+from roadbits.fleet.cli import cli
+from roadbits.fleet.training_file import load_training
+
+PHOTOGRAPHS = "{kind: moving-photographs, path: pictures, clips: 4, frames: 4, side: 64}"
+HELD_OUT = "{kind: moving-photographs, path: pictures, clips: 1, frames: 3, side: 64, seed: 9}"
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Work in an empty folder with a few pictures and a small still codec."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(clip_training, "_NUM_CALIBRATION_CLIPS", 2)
+    rng = np.random.default_rng(0)
+    Path("pictures").mkdir()
+    pictures = [np.kron(rng.integers(0, 256, (12, 16, 3)), np.ones((8, 8, 1))).astype(np.uint8) for _ in range(2)]
+    for number, picture in enumerate(pictures):
+        PIL.Image.fromarray(picture).save(f"pictures/{number}.png")
+    torch.manual_seed(3)
+    network = SlimCAE((8, 16), ((0.002, 0.02),) * 2)
+    with torch.no_grad():
+        for name, parameter in network.named_parameters():
+            if "log_" in name:
+                parameter.add_(4.0 if "gain" in name else -4.0)
+    freeze_widths(network, [picture[:64, :64] for picture in pictures], steps=1).save(Path("still.safetensors"))
+    yield tmp_path
+    torch.set_num_threads(threads)
+
+
+def config(name: str = "tiny", **changes: str) -> str:
+    lines = {
+        "name": name,
+        "kind": "clip-codec",
+        "codec": "{kind: slimvc, still: 'slimcae:still.safetensors', channels: [4, 8]}",
+        "steps": "8",
+        "batch_size": "2",
+        "crop": "64",
+        "checkpoint_every": "3",
+        "data": f"[{{weight: 1, clips: {PHOTOGRAPHS}}}]",
+        "validation": f"{{every: 100, side: 64, clips: [{HELD_OUT}]}}",
+    }
+    path = Path(f"{name}.yaml")
+    path.write_text("".join(f"{key}: {value}\n" for key, value in (lines | changes).items()))
+    return str(path)
+
+
+def run(*arguments: object) -> Result:
+    return CliRunner().invoke(cli, list(map(str, arguments)), prog_name="roadbits")
+
+
+def done(*arguments: object) -> str:
+    result = run(*arguments)
+    assert result.exit_code == 0, result.output
+    return result.stdout.strip()
+
+
+def failed(*arguments: object) -> str:
+    result = run(*arguments)
+    assert result.exit_code == 2, result.output
+    assert "Traceback" not in result.stderr
+    return " ".join(result.stderr.split())
+
+
+def test_a_training_ends_with_a_codec_of_clips() -> None:
+    model = done("train", "--quiet", config())
+    codec = still_or_clip_codec_named(f"slimvc:{model}")
+    assert isinstance(codec, SlimClip)
+    assert codec.model.description.steps == 8
+    rows = [json.loads(line) for line in Path("trainings/tiny/log.jsonl").read_text().splitlines()]
+    (measured,) = (row for row in rows if row["event"] == "validation")
+    assert [point["point"] for point in measured["points"]] == [str(point) for point in codec.points]
+    assert measured["psnr_db"] is None  # nothing is lost by predicting
+
+    done("encode", "pictures", "p.rb", "--codec", f"slimvc:{model}")
+    payload = Path("p.rb").read_bytes()
+    assert clip_codec_of(payload, [codec]) is codec
+    assert "payload needs the slimcae model" in run("decode", "p.rb", "out").stderr
+    assert done("decode", "p.rb", "out", "--codec", f"slimvc:{model}") == "96 x 128 pixels, 2 frames"
+    decoded = [read_image(path) for path in list_images(Path("out"))]
+    clip = read_clip(list_images(Path("pictures")))
+    expected = codec.decode(codec.encode(clip, codec.points[len(codec.points) // 2]))
+    np.testing.assert_array_equal(decoded, expected)
+
+
+def test_a_resumed_training_ends_with_the_same_bits() -> None:
+    done("train", "--quiet", config())
+    whole = load_file("trainings/tiny/checkpoint.safetensors")
+    done("train", "--quiet", config("short", steps="3", cooldown="0"), "--out", "stopped")
+    done("train", "--quiet", config("long", cooldown="0"), "--out", "straight")
+    done("train", "--quiet", config("long", cooldown="0"), "--out", "stopped", "--resume")
+    straight, resumed = (load_file(f"{folder}/checkpoint.safetensors") for folder in ("straight", "stopped"))
+    assert straight.keys() == resumed.keys() == whole.keys()
+    assert all(torch.equal(straight[name], resumed[name]) for name in straight)
+    assert Path("straight/model.safetensors").read_bytes() == Path("stopped/model.safetensors").read_bytes()
+
+
+def test_a_file_is_found_again_beside_its_still_codec() -> None:
+    model = done("train", "--quiet", config())
+    Path("elsewhere").mkdir()
+    for file in (Path(model), Path("still.safetensors")):
+        file.rename(Path("elsewhere") / file.name)
+    assert isinstance(still_or_clip_codec_named("slimvc:elsewhere/model.safetensors"), SlimClip)
+    Path("elsewhere/model.safetensors").rename("alone.safetensors")
+    with pytest.raises(ValueError, match=r"codec slimvc:.*No such file.*still\.safetensors"):
+        still_or_clip_codec_named("slimvc:alone.safetensors")
+
+
+def test_the_words_survive_a_round_trip() -> None:
+    done("train", "--quiet", config())
+    assert load_training(Path("trainings/tiny/config.yaml")) == load_training(Path("tiny.yaml"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"codec": "{kind: slimvc, still: jpeg, channels: [4, 8]}"}, "jpeg is no slimcae"),
+        ({"codec": "{kind: slimvc, still: 'slimcae:gone.safetensors', channels: [4, 8]}"}, "No such file"),
+        (
+            {"codec": "{kind: slimvc, still: 'slimcae:still.safetensors', channels: [4]}"},
+            "a number for each width of slimcae",
+        ),
+        ({"crop": "70"}, "crop input should be a multiple of 16"),
+        ({"data": f"[{{weight: 1, clips: {PHOTOGRAPHS.replace('64', '512')}}}]"}, "shorter side of 512 pixels"),
+        ({"data": f"[{{weight: 1, clips: {PHOTOGRAPHS.replace('frames: 4', 'frames: 2')}}}]"}, "greater than or equal"),
+        ({"kind": "moving-pictures"}, "kind must be still-codec or clip-codec, got 'moving-pictures'"),
+        ({"lambdas": "[0.01]"}, "lambdas is no key of a training"),
+        ({"crop": "96"}, "source 0 must hold clips of at least 3 frames of 96 x 96 pixels"),
+    ],
+)
+def test_wrong_words_are_told(changes: dict[str, str], message: str) -> None:
+    assert message in failed("train", "--quiet", config(**changes))
+
+
+def test_a_street_drives_at_every_interval() -> None:
+    street = "{kind: street, seed: 1, drives: 2, frames: 3, intervals_s: [0.05, 0.5], sizes: [[64, 64]]}"
+    done("train", "--quiet", config(data=f"[{{weight: 1, clips: {street}}}]"))
+    (cache,) = (path for path in Path("trainings/tiny/cache").glob("street*.bin"))
+    clips = np.fromfile(cache, np.uint8).reshape(2, 3, 64, 64, 3).astype(int)
+    slow, fast = (np.abs(clip[1:] - clip[:-1]).mean() for clip in clips)
+    assert slow < fast
