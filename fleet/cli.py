@@ -442,22 +442,31 @@ def codecs() -> None:
 def train(
     config: Path, out: Path | None, resume: bool, threads: int | None, settings: tuple[str, ...], quiet: bool
 ) -> None:
-    """Train the codec that CONFIG, a YAML file, describes; its weights land in model.safetensors."""
+    """Train what CONFIG, a YAML file, describes: a codec, or a restorer of clips; weights land in model.safetensors."""
     import torch
 
     from roadbits.codecs.training.crops import TrainingDataError
     from roadbits.codecs.training.rate_distortion import CheckpointError, TrainingError
+    from roadbits.downstream.pretrained import PretrainedWeightsError
+    from roadbits.fleet.clip_restorer_config import ClipRestorerTrainingWords
+    from roadbits.fleet.clip_restorer_run import ClipRestorerRun
     from roadbits.fleet.training_file import load_training
-    from roadbits.fleet.training_run import TrainingFolderError, TrainingRun
+    from roadbits.fleet.training_folder import TrainingFolderError
+    from roadbits.fleet.training_run import TrainingRun
+    from roadbits.restoration.training import RestorerTrainingError
 
     words = load_training(config, settings)
     if threads:
         torch.set_num_threads(threads)
     try:
-        click.echo(TrainingRun(words, out or Path("trainings") / words.name, quiet).execute(resume))
+        folder = out or Path("trainings") / words.name
+        if isinstance(words, ClipRestorerTrainingWords):
+            click.echo(ClipRestorerRun(words, folder, quiet).execute(resume))
+        else:
+            click.echo(TrainingRun(words, folder, quiet).execute(resume))
     except (CheckpointError, TrainingDataError, TrainingFolderError) as error:
         _fail(error, _WRONG_USE)
-    except TrainingError as error:
+    except (TrainingError, RestorerTrainingError, PretrainedWeightsError) as error:
         _fail(error, _FAILED)
     except KeyboardInterrupt:
         _fail("interrupted; add --resume to go on", _INTERRUPTED)

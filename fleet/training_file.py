@@ -2,22 +2,25 @@
 
 `kind` says what is trained, so that each kind has words of its own.
 
-Not here: the words (`training_config`, `clip_training_config`), reading YAML itself (`yaml_file`).
+Not here: the words of each kind (`training_config` and the others), reading YAML itself (`yaml_file`).
 """
 
 from pathlib import Path
 
 import pydantic
 
+from roadbits.fleet.clip_restorer_config import ClipRestorerTrainingWords
 from roadbits.fleet.clip_training_config import ClipCodecTraining
 from roadbits.fleet.model_faults import model_faults
 from roadbits.fleet.training_config import StillCodecTraining
 from roadbits.fleet.yaml_file import Fault, YamlFileError, dump_yaml, override, read_yaml
 
-Training = StillCodecTraining | ClipCodecTraining
-_KINDS: dict[str, type[StillCodecTraining] | type[ClipCodecTraining]] = {
+CodecTraining = StillCodecTraining | ClipCodecTraining
+Training = CodecTraining | ClipRestorerTrainingWords
+_KINDS: dict[str, type[StillCodecTraining] | type[ClipCodecTraining] | type[ClipRestorerTrainingWords]] = {
     "still-codec": StillCodecTraining,
     "clip-codec": ClipCodecTraining,
+    "clip-restorer": ClipRestorerTrainingWords,
 }
 
 
@@ -39,7 +42,9 @@ def load_training(path: Path, settings: tuple[str, ...] = ()) -> Training:
     faults, kind = list(file.faults), file.values.get("kind")
     if isinstance(kind, str) and kind not in _KINDS:
         line = file.lines.get(("kind",), 1)
-        raise YamlFileError(path, [*faults, Fault(line, ("kind",), f"must be {' or '.join(_KINDS)}, got {kind!r}")])
+        raise YamlFileError(
+            path, [*faults, Fault(line, ("kind",), f"must be one of {', '.join(_KINDS)}, got {kind!r}")]
+        )
     words = _KINDS[kind] if isinstance(kind, str) else StillCodecTraining
     try:
         training = words.model_validate(file.values, context={"folder": path.parent})

@@ -8,9 +8,7 @@ Not here: the loop (`codecs.training.rate_distortion`), the measuring (`training
 (`training_config`).
 """
 
-import fcntl
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -27,21 +25,18 @@ from roadbits.fleet.report.training_curves import write_training_curves
 from roadbits.fleet.stages import write_whole
 from roadbits.fleet.still_training import still_training
 from roadbits.fleet.training_config import LambdaScheduleWords, StillCodecTraining
-from roadbits.fleet.training_file import Training, dump_training
+from roadbits.fleet.training_file import CodecTraining, dump_training
+from roadbits.fleet.training_folder import own_folder, refuse_started
 from roadbits.fleet.training_images import cache_name, open_cache, remove_other_caches
 from roadbits.fleet.training_validation import Validation
 
 _NOTE_WIDTH = 56
 
 
-class TrainingFolderError(Exception):
-    """A folder that a training cannot begin in; the message says what to do."""
-
-
 class TrainingRun:
     """One training in one folder."""
 
-    def __init__(self, words: Training, folder: Path, quiet: bool = False) -> None:
+    def __init__(self, words: CodecTraining, folder: Path, quiet: bool = False) -> None:
         """Take what to train, where, and whether to show no progress bars."""
         self._words, self._folder = words, folder
         self._display = Display(folder / "log.jsonl", quiet)
@@ -59,14 +54,14 @@ class TrainingRun:
             TrainingError: if the training diverges.
             KeyboardInterrupt: on Ctrl-C or SIGTERM; once the first step is done, after a checkpoint.
         """
-        self._refuse_started(resume)
+        refuse_started(self._checkpoint, resume)
         train_on, validate_on = self._words.train_on, self._words.validate_on
         for images in (*train_on, *validate_on):
             cache_name(images)  # names missing images before anything is written
         start = self._words.start_from
         if start and not self._checkpoint.exists() and not Path(start).is_file():
             raise CheckpointError(f"start_from: no checkpoint {start}")
-        with self._folder_of_our_own(resume):
+        with own_folder(self._checkpoint, resume):
             caches = self._folder / "cache"
             opened = [open_cache(images, caches, self._display) for images in train_on]
             held_out = [open_cache(images, caches, self._display) for images in validate_on]
@@ -82,28 +77,6 @@ class TrainingRun:
             remove_other_caches(caches, (*train_on, *validate_on))
             self._train(training, validation)
         return self._model
-
-    def _refuse_started(self, resume: bool) -> None:
-        if self._checkpoint.exists() and not resume:
-            raise TrainingFolderError(
-                f"{self._folder} holds a training already: add --resume to continue it, or choose another --out"
-            )
-
-    @contextmanager
-    def _folder_of_our_own(self, resume: bool) -> Iterator[None]:
-        """Lock the folder, and remove what a killed process left half written."""
-        self._folder.mkdir(parents=True, exist_ok=True)
-        with (self._folder / ".lock").open("w") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                raise TrainingFolderError(
-                    f"another process is training in {self._folder}: wait for it, or end it"
-                ) from None
-            self._refuse_started(resume)
-            for unfinished in (*self._folder.glob("*.tmp"), *self._folder.glob("cache/*.tmp")):
-                unfinished.unlink()
-            yield
 
     def _train(self, training: RateDistortionTraining, validation: Validation) -> None:
         """Train and validate to the end; an interrupt waits for the end of a step, so that weights are whole."""

@@ -3,16 +3,21 @@
 Not here: training (`training`), filters without a network (`unsharp`).
 """
 
+from typing import TypeVar
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
+from torch import nn
 
 from roadbits.codecs.codec import Image
 from roadbits.codecs.precision import best_device, reduced_precision
 from roadbits.restoration.condition import Condition, condition_vector
 from roadbits.restoration.network import Restorer, RestorerSpec, padded
+
+Network = TypeVar("Network", bound=nn.Module)
 
 
 class RestorerWeightsError(Exception):
@@ -29,16 +34,28 @@ def open_restorer(spec: RestorerSpec, weights: bytes) -> Restorer:
     Raises:
         RestorerWeightsError: if they do not fit or hold a number that is not finite.
     """
-    restorer = Restorer(spec)
+    return with_weights(Restorer(spec), weights)
+
+
+def with_weights(network: Network, weights: bytes) -> Network:
+    """Return a network with its weights, ready to restore.
+
+    Args:
+        network: a restorer of stills or clips.
+        weights: safetensors.
+
+    Raises:
+        RestorerWeightsError: if they do not fit or hold a number that is not finite.
+    """
     try:
         tensors = load_tensors(weights)
-        restorer.load_state_dict(tensors)
+        network.load_state_dict(tensors)
     except (SafetensorError, RuntimeError) as error:
         raise RestorerWeightsError(f"these are no weights of this restorer: {error}") from error
     broken = [name for name, value in tensors.items() if not torch.isfinite(value).all()]
     if broken:
         raise RestorerWeightsError(f"{broken[0]} of the restorer is not finite: damaged weights?")
-    return restorer.eval().to(best_device())
+    return network.eval().to(best_device())
 
 
 def restore(restorer: Restorer, image: Image, condition: Condition) -> Image:

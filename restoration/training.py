@@ -15,7 +15,7 @@ import json
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from typing import Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
@@ -31,7 +31,7 @@ from roadbits.codecs.training.muon import Muon
 from roadbits.restoration.condition import Condition, condition_vector
 from roadbits.restoration.critics import FeatureCritic
 from roadbits.restoration.losses import Sight, deceiving, feature_distance, judging, likeness
-from roadbits.restoration.network import STRIDE, Restorer, RestorerSpec
+from roadbits.restoration.network import STRIDE, Restorer
 
 Objective = Literal["pixels", "mse", "perceptual", "gan", "task"]
 
@@ -117,6 +117,14 @@ class Pairs:
     conditions: Sequence[Condition]
 
 
+class Batches(Protocol):
+    """Where a step's pairs come from."""
+
+    def batch(self, step: int, num: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Return what is degraded, float32 (B, C, h, w) in 0..1, originals (B, 3, h, w), and conditions (B, D)."""
+        ...
+
+
 class PairCrops:
     """Batches of pairs of crops, the codecs and points visited evenly, in phase with blocks, flipped at random."""
 
@@ -138,7 +146,7 @@ class PairCrops:
         rng = np.random.default_rng((self._seed, step))
         some = [self._pair(rng, step * num + slot) for slot in range(num)]
         degraded, originals, told = (np.stack(each) for each in zip(*some, strict=True))
-        return _tensor(degraded), _tensor(originals), torch.from_numpy(told)
+        return image_batch(degraded), image_batch(originals), torch.from_numpy(told)
 
     def _pair(self, rng: np.random.Generator, turn: int) -> tuple[Image, Image, NDArray[np.float32]]:
         pairs = self._pairs[turn % len(self._pairs)]
@@ -154,7 +162,7 @@ class PairCrops:
         return cut[0], cut[1], told
 
 
-def _tensor(images: NDArray[np.uint8]) -> Tensor:
+def image_batch(images: NDArray[np.uint8]) -> Tensor:
     """Return images uint8 (B, H, W, 3) as float32 (B, 3, H, W) in 0..1."""
     x = torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2)))
     return x.float().div(255).to(memory_format=torch.channels_last)
@@ -163,13 +171,11 @@ def _tensor(images: NDArray[np.uint8]) -> Tensor:
 class RestorerTraining:
     """One phase of a restorer's training."""
 
-    def __init__(
-        self, spec: RestorerSpec, recipe: Recipe, crops: PairCrops, sight: Sight | None, sizes: Sequence[int]
-    ) -> None:
+    def __init__(self, spec: Any, recipe: Recipe, crops: Batches, sight: Sight | None, sizes: Sequence[int]) -> None:
         """Prepare to train.
 
         Args:
-            spec: the network.
+            spec: the network, a `RestorerSpec`.
             recipe: how.
             crops: where from.
             sight: a frozen network that objectives other than of pixels need.
@@ -185,9 +191,9 @@ class RestorerTraining:
         self._crops, self._sight = crops, sight
         self._device = best_device()
         torch.manual_seed(recipe.seed)
-        self.network, self._mean = Restorer(spec).to(self._device), Restorer(spec).to(self._device)
+        self.network, self._mean = (self._built().to(self._device) for _ in range(2))
         self._mean.load_state_dict(self.network.state_dict())
-        self._critic = FeatureCritic(sizes).to(self._device) if self._pull.critics else None
+        self._critic = self._built_critic(sizes).to(self._device) if self._pull.critics else None
         kernels = [parameter for parameter in self.network.parameters() if parameter.ndim == 4]
         rest = [parameter for parameter in self.network.parameters() if parameter.ndim != 4]
         self._optimisers: list[torch.optim.Optimizer] = [
@@ -198,6 +204,14 @@ class RestorerTraining:
             self._critic_optimiser = torch.optim.Adam(
                 self._critic.parameters(), lr=recipe.critic_rate, betas=(0.5, 0.99)
             )
+
+    def _built(self) -> nn.Module:
+        """Return the network with the weights that torch's seed gives."""
+        return Restorer(self.spec)
+
+    def _built_critic(self, sizes: Sequence[int]) -> nn.Module:
+        """Return the critic, given the channels of the sight's levels."""
+        return FeatureCritic(sizes)
 
     def begin_from(self, weights: bytes) -> None:
         """Take the weights that another phase ended with.
@@ -235,7 +249,7 @@ class RestorerTraining:
             restored = self.network(degraded, told)
             loss = self._pull.pixels * likeness(restored, originals, self._pull.exponent)
             if self._pull.sight:
-                loss, seen, seen_originals = self._seen(loss, restored, originals)
+                loss, view = self._seen(loss, restored, originals)
         loss.backward()  # type: ignore[no-untyped-call]
         norm = nn.utils.clip_grad_norm_(self.network.parameters(), _CLIP)
         self._check_finite(loss, norm)
@@ -244,27 +258,37 @@ class RestorerTraining:
             optimiser.zero_grad()
         self._follow()
         if self._critic is not None:
-            self._judge(seen, seen_originals)
+            self._judge(view)
         return loss.item()
 
-    def _seen(self, loss: Tensor, restored: Tensor, originals: Tensor) -> tuple[Tensor, list[Tensor], list[Tensor]]:
+    def _seen(self, loss: Tensor, restored: Tensor, originals: Tensor) -> tuple[Tensor, "View"]:
         """Return the loss with what is seen of both images, and that without gradients."""
         assert self._sight is not None
         seen = list(self._sight(restored))
         with torch.no_grad():
             seen_originals = list(self._sight(originals))
         loss = loss + self._pull.sight * feature_distance(seen, seen_originals)
+        view = View(restored, originals, seen, seen_originals)
         if self._critic is not None:
             self._critic.requires_grad_(False)
-            loss = loss + self._pull.critics * deceiving(self._critic(seen))
+            loss = loss + self._pull.critics * self._deceit(view)
             self._critic.requires_grad_(True)
-        return loss, [level.detach() for level in seen], seen_originals
+        return loss, view.detached()
 
-    def _judge(self, seen: Sequence[Tensor], seen_originals: Sequence[Tensor]) -> None:
-        """Train the critic for a step."""
+    def _deceit(self, view: "View") -> Tensor:
+        """Return how far the critic is from taking restored images for originals."""
         assert self._critic is not None
+        return deceiving(self._critic(view.seen))
+
+    def _judgement(self, view: "View") -> Tensor:
+        """Return how far the critic is from telling restored images from originals."""
+        assert self._critic is not None
+        return judging(self._critic(view.seen), self._critic(view.seen_originals))
+
+    def _judge(self, view: "View") -> None:
+        """Train the critic for a step."""
         with reduced_precision(self._device):
-            loss = judging(self._critic(seen), self._critic(seen_originals))
+            loss = self._judgement(view)
         loss.backward()  # type: ignore[no-untyped-call]
         self._critic_optimiser.step()
         self._critic_optimiser.zero_grad()
@@ -335,6 +359,28 @@ class RestorerTraining:
 
     def _all_optimisers(self) -> list[torch.optim.Optimizer]:
         return [*self._optimisers, *([self._critic_optimiser] if self._critic is not None else [])]
+
+
+@dataclass(frozen=True, eq=False)
+class View:
+    """What critics may look at.
+
+    Attributes:
+        restored: images (B, 3, h, w).
+        originals: likewise.
+        seen: what the sight sees of the restored ones.
+        seen_originals: and of the originals.
+    """
+
+    restored: Tensor
+    originals: Tensor
+    seen: Sequence[Tensor]
+    seen_originals: Sequence[Tensor]
+
+    def detached(self) -> "View":
+        """Return the same without gradients."""
+        seen = [level.detach() for level in self.seen]
+        return View(self.restored.detach(), self.originals, seen, self.seen_originals)
 
 
 def _below(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -140,7 +140,10 @@ def test_the_words_survive_a_round_trip() -> None:
         ({"crop": "70"}, "crop input should be a multiple of 16"),
         ({"data": f"[{{weight: 1, clips: {PHOTOGRAPHS.replace('64', '512')}}}]"}, "shorter side of 512 pixels"),
         ({"data": f"[{{weight: 1, clips: {PHOTOGRAPHS.replace('frames: 4', 'frames: 2')}}}]"}, "greater than or equal"),
-        ({"kind": "moving-pictures"}, "kind must be still-codec or clip-codec, got 'moving-pictures'"),
+        (
+            {"kind": "moving-pictures"},
+            "kind must be one of still-codec, clip-codec, clip-restorer, got 'moving-pictures'",
+        ),
         ({"lambdas": "[0.01]"}, "lambdas is no key of a training"),
         ({"crop": "96"}, "source 0 must hold clips of at least 3 frames of 96 x 96 pixels"),
     ],

@@ -147,7 +147,11 @@ def test_all_faults_are_reported_at_once_with_path_and_line(tmp_path: Path) -> N
             "kind: jpeg",
             "3: codec.kind must be one of 'cae', 'hyperprior', 'slimcae', 'slimhyperprior', got 'jpeg'",
         ),
-        ("kind: still-codec", "kind: restorer", "2: kind must be still-codec or clip-codec, got 'restorer'"),
+        (
+            "kind: still-codec",
+            "kind: restorer",
+            "2: kind must be one of still-codec, clip-codec, clip-restorer, got 'restorer'",
+        ),
         ("steps: 12", "steps: 12.5", "5: steps input should be a valid integer"),
         ("lambdas: [0.002, 5e-2]", "lambdas: [0.05, 0.002]", "4: lambdas must rise by a factor of at least 1.05"),
         ("lambdas: [0.002, 5e-2]", "lambdas: [0.002, 0.00205]", "4: lambdas must rise by a factor of at least 1.05"),

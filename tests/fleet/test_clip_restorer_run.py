@@ -1,0 +1,149 @@
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import PIL.Image
+import pytest
+import torch
+from click.testing import CliRunner, Result
+from safetensors.torch import load_file, save_file
+
+from roadbits.codecs.codec import OperatingPoint
+from roadbits.codecs.legacy.clips import H264, HEVC_LOWDELAY
+from roadbits.fleet.cli import cli
+from roadbits.fleet.clip_restorer_run import Coded, degraded, load_clip_restorer, position_of
+from roadbits.fleet.training_file import load_training
+from roadbits.restoration.restoring import RestorerWeightsError
+
+CLIPS = "{kind: moving-photographs, path: pictures, clips: 3, frames: 4, side: 64}"
+HELD_OUT = "{kind: moving-photographs, path: pictures, clips: 2, frames: 3, side: 64, seed: 9}"
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Work in an empty folder with a few pictures."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    monkeypatch.chdir(tmp_path)
+    rng = np.random.default_rng(0)
+    Path("pictures").mkdir()
+    for number in range(2):
+        picture = np.kron(rng.integers(0, 256, (20, 24, 3)), np.ones((6, 6, 1))).astype(np.uint8)
+        PIL.Image.fromarray(picture).save(f"pictures/{number}.png")
+    yield tmp_path
+    torch.set_num_threads(threads)
+
+
+def config(name: str = "tiny", **changes: str) -> str:
+    lines = {
+        "name": name,
+        "kind": "clip-restorer",
+        "channels": "4",
+        "blocks": "1",
+        "codecs": "[{name: hevc-lowdelay, points: [qp=40], tested_points: [qp=30]}]",
+        "first_steps": "4",
+        "steps": "4",
+        "checkpoint_every": "3",
+        "batch_size": "2",
+        "crop": "64",
+        "data": f"[{CLIPS}]",
+        "held_out": f"[{HELD_OUT}]",
+    }
+    path = Path(f"{name}.yaml")
+    path.write_text("".join(f"{key}: {value}\n" for key, value in (lines | changes).items()))
+    return str(path)
+
+
+def train(*arguments: object) -> Result:
+    return CliRunner().invoke(cli, ["train", "--quiet", *map(str, arguments)], prog_name="roadbits")
+
+
+def done(*arguments: object) -> str:
+    result = train(*arguments)
+    assert result.exit_code == 0, result.output
+    return result.stdout.strip()
+
+
+def failed(*arguments: object) -> str:
+    result = train(*arguments)
+    assert result.exit_code == 2, result.output
+    assert "Traceback" not in result.stderr
+    return " ".join(result.stderr.split())
+
+
+def test_a_training_ends_with_a_restorer_and_how_good_it_is() -> None:
+    restorer = load_clip_restorer(Path(done(config(learning_rate="0.05", steps="12"))))
+    assert restorer.spec.codecs == ("hevc-lowdelay",)
+    rows = json.loads(Path("trainings/tiny/quality.json").read_text())
+    told = [(row["point"], row["told"], row["is_learned"]) for row in rows]
+    assert told == [
+        ("qp=40", "hevc-lowdelay qp=40", True),
+        ("qp=40", "hevc-lowdelay qp=30", True),
+        ("qp=30", "hevc-lowdelay qp=30", False),
+        ("qp=30", "hevc-lowdelay qp=40", False),
+    ]
+    assert rows[0]["bpp"] < rows[2]["bpp"]
+    assert rows[0]["distance"] > rows[2]["distance"] > 0
+    assert all(np.isfinite(row["restored_psnr_db"]) for row in rows)
+    assert rows[0]["restored_psnr_db"] != rows[0]["psnr_db"]
+
+
+@pytest.mark.parametrize("stopped_after", ["first_steps", "steps"])
+def test_a_resumed_training_ends_with_the_same_bits(stopped_after: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stopped in either phase, between two checkpoints."""
+    done(config(), "--out", "straight")
+    from roadbits.fleet import clip_restorer_run
+
+    phase, steps_taken = (0 if stopped_after == "first_steps" else 1), []
+    whole = clip_restorer_run.write_whole
+
+    def write_and_stop(path: Path, data: bytes) -> None:
+        whole(path, data)
+        if path.name == "checkpoint.safetensors" and data[0] == phase and not steps_taken:
+            steps_taken.append(1)
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(clip_restorer_run, "write_whole", write_and_stop)
+    assert train(config(), "--out", "stopped").exit_code == 130
+    assert "add --resume" in failed(config(), "--out", "stopped")
+    done(config(), "--out", "stopped", "--resume")
+    straight, resumed = (load_file(f"{folder}/model.safetensors") for folder in ("straight", "stopped"))
+    assert all(torch.equal(straight[name], resumed[name]) for name in straight)
+
+
+def test_the_words_survive_a_round_trip() -> None:
+    done(config())
+    assert load_training(Path("trainings/tiny/config.yaml")) == load_training(Path("tiny.yaml"))
+
+
+def test_a_restorer_is_told_how_a_clip_was_coded() -> None:
+    assert position_of(H264, OperatingPoint.parse("crf=51")) == 0
+    assert position_of(H264, OperatingPoint.parse("crf=1")) == 1
+    assert position_of(HEVC_LOWDELAY, OperatingPoint.parse("qp=26")) == 0.5
+    clip = np.zeros((2, 64, 64, 3), np.uint8)
+    ((decoded, told),) = degraded(Coded(H264, OperatingPoint.parse("crf=30")), [clip])
+    assert decoded.shape == clip.shape
+    payload = H264.encode(clip, OperatingPoint.parse("crf=30"))
+    assert told.bpp == 8 * len(payload) / clip[..., 0].size
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"codecs": "[{name: jpeg, points: [quality=8]}]"}, "jpeg codes stills"),
+        ({"codecs": "[{name: hevc-lowdelay, points: [qp=99]}]"}, "hevc-lowdelay has no point qp=99"),
+        ({"codecs": "[{name: h265, points: [qp=30]}]"}, "no codec 'h265'"),
+        ({"crop": "68"}, "crop input should be a multiple of 8"),
+        ({"objective": "task"}, "objective input should be 'mse', 'perceptual' or 'gan'"),
+        ({"held_out": "[]"}, "held_out"),
+    ],
+)
+def test_wrong_words_are_told(changes: dict[str, str], message: str) -> None:
+    assert message in failed(config(**changes))
+
+
+def test_other_weights_are_no_restorer_of_clips(tmp_path: Path) -> None:
+    save_file({"x": torch.zeros(2)}, tmp_path / "x.safetensors")
+    with pytest.raises(RestorerWeightsError, match="is no restorer of clips"):
+        load_clip_restorer(tmp_path / "x.safetensors")
