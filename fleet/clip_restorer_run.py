@@ -19,6 +19,7 @@ from safetensors.torch import save as save_tensors
 
 from roadbits.codecs.codec import Clip, ClipCodec, OperatingPoint
 from roadbits.codecs.metrics import bpp, psnr
+from roadbits.codecs.training.clips import clips_of
 from roadbits.downstream.sight import imagenet_sight
 from roadbits.fleet.clip_restorer_config import ClipRestorerTrainingWords
 from roadbits.fleet.clip_training_config import Clips
@@ -130,12 +131,8 @@ class ClipRestorerRun:
         return self._model
 
     def _clips(self, sources: Sequence[Clips]) -> list[Clip]:
-        found = []
-        for words in sources:
-            cache = open_cache(words, self._folder / "cache", self._display)
-            for first in range(0, len(cache), words.frames):
-                found.append(np.stack([cache.image(first + k) for k in range(words.frames)]))
-        return found
+        opened = [open_cache(words, self._folder / "cache", self._display) for words in sources]
+        return [clip for words, cache in zip(sources, opened, strict=True) for clip in clips_of(cache, words.frames)]
 
     def _coded(self, learned_only: bool) -> list[Coded]:
         return [

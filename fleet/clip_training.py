@@ -12,16 +12,19 @@ import torch
 
 from roadbits.codecs.codec import Clip
 from roadbits.codecs.neural.slim_clip import SlimClip
+from roadbits.codecs.neural.slim_model import SlimModel
 from roadbits.codecs.neural.slim_still import SlimStill
 from roadbits.codecs.neural.slimvc import SlimTemporalPrior
 from roadbits.codecs.neural.temporal_model import TemporalModel
 from roadbits.codecs.rate_distortion import RdPoint, measure
-from roadbits.codecs.training.clips import ClipSampler
+from roadbits.codecs.training.clips import LatentClips, LatentSampler, clips_of, parts_of
 from roadbits.codecs.training.crops import ImageCache
-from roadbits.codecs.training.joint_widths import JointWidths, JointWidthsTraining
+from roadbits.codecs.training.joint_widths import JointWidths, TemporalTraining
 from roadbits.codecs.training.rate_distortion import RateDistortionTraining
 from roadbits.codecs.training.temporal_freezing import freeze_prior
 from roadbits.fleet.clip_training_config import ClipCodecTraining
+from roadbits.fleet.progress import Display
+from roadbits.fleet.training_images import cache_name
 from roadbits.fleet.training_validation import Validation, middle
 
 _NUM_CALIBRATION_CLIPS = 24
@@ -69,9 +72,20 @@ class ClipValidation(Validation):
 
 
 def clip_training(
-    words: ClipCodecTraining, opened: Sequence[ImageCache], held_out: Sequence[ImageCache]
+    words: ClipCodecTraining,
+    opened: Sequence[ImageCache],
+    held_out: Sequence[ImageCache],
+    folder: Path,
+    display: Display,
 ) -> tuple[RateDistortionTraining, Validation]:
-    """Return a clip codec's training and validation, given the caches of what is trained on and held out.
+    """Return a clip codec's training and validation.
+
+    Args:
+        words: of the training.
+        opened: caches of what is trained on.
+        held_out: caches of what is measured.
+        folder: where latents are kept.
+        display: shows how far they are.
 
     Raises:
         TrainingDataError: if a cache's clips are too short or too small.
@@ -79,23 +93,42 @@ def clip_training(
     torch.manual_seed(words.seed)
     still = words.codec.still_model()
     network = SlimTemporalPrior(still, words.codec.channels)
-    lengths, weights = [clips.frames for clips in words.train_on], [source.weight for source in words.data]
-    samples = ClipSampler(opened, lengths, weights, words.crop, words.seed)
+    parts = [
+        [part for clip in clips_of(cache, source.frames) for part in parts_of(clip, words.crop)]
+        for source, cache in zip(words.train_on, opened, strict=True)
+    ]
+    names = [
+        f"latents-{still.hash.hex()}-{words.crop}-{Path(cache_name(source)).stem}.npy" for source in words.train_on
+    ]
+    latents = [_latents(folder / name, still, some, display) for name, some in zip(names, parts, strict=True)]
+    for path in folder.glob("latents-*"):
+        if path.name not in names:
+            path.unlink()
+    samples = LatentSampler(latents, [source.weight for source in words.data], words.seed)
     identity: dict[str, object] = {"codec.channels": words.codec.channels, "codec.still": still.hash.hex()}
     for number, (source, cache) in enumerate(zip(words.data, opened, strict=True)):
         told = {"weight": source.weight, "frames": source.clips.frames, "digest": cache.digest()}
         identity |= {f"data[{number}].{name}": value for name, value in told.items()}
-    training = JointWidthsTraining(network, words.schedule, samples, identity, JointWidths(words.codec.per_step))
+    training = TemporalTraining(network, words.schedule, samples, identity, JointWidths(words.codec.per_step))
     measured = [
-        clip
+        np.stack([middle(frame, words.validation.side) for frame in clip])
         for source, cache in zip(words.validate_on, held_out, strict=True)
-        for clip in _middles(cache, source.frames, words.validation.side)
+        for clip in clips_of(cache, source.frames)
     ]
-    calibration = samples.calibration_clips(_NUM_CALIBRATION_CLIPS)
+    share = _NUM_CALIBRATION_CLIPS // len(parts)
+    calibration = [some[len(some) * k // share] for some in parts for k in range(min(share, len(some)))]
     return training, ClipValidation(network, words.codec.still, calibration, measured)
 
 
-def _middles(cache: ImageCache, length: int, side: int) -> Iterator[Clip]:
-    for first in range(0, len(cache), length):
-        frames = [middle(cache.image(first + k), side) for k in range(length)]
-        yield np.stack(frames)
+def _latents(path: Path, still: SlimModel, parts: Sequence[Clip], display: Display) -> LatentClips:
+    """Return the latents of some clips, computed if they are not there."""
+    if not path.exists():
+        with display.bar("latents", len(parts)) as bar:
+
+            def counted() -> Iterator[Clip]:
+                for part in parts:
+                    yield part
+                    bar.advance()
+
+            LatentClips.write(path, still, counted(), len(parts))
+    return LatentClips.open(path)

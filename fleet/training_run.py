@@ -66,7 +66,7 @@ class TrainingRun:
             opened = [open_cache(images, caches, self._display) for images in train_on]
             held_out = [open_cache(images, caches, self._display) for images in validate_on]
             if isinstance(self._words, ClipCodecTraining):
-                training, validation = clip_training(self._words, opened, held_out)
+                training, validation = clip_training(self._words, opened, held_out, caches, self._display)
             else:
                 training, validation = still_training(self._words, opened, held_out)
             if self._checkpoint.exists():

@@ -94,22 +94,23 @@ class SlimTemporalPrior(SlimFamily[TemporalPrior]):
         super().__init__(still.widths, [TemporalPrior(c, n) for c, n in zip(latents, channels, strict=True)])
         self.still = still
         self.num_levels = tuple(len(model.description.trained) for model in still.models)
+        self._channels = latents
         self.register_buffer("spread", usual_spread(still.models[-1]), persistent=False)
 
     def forward(self, x: Tensor, levels: Tensor, width: int) -> Forward:
-        """Return the bits of the last of three frames; they come out as they went in.
+        """Return the bits of the last of three frames' latents, which come out as they went in.
 
         Args:
-            x: three consecutive frames (B, 9, H, W) in 0..1, sides multiples of 16.
+            x: unquantised latents of three consecutive frames (B, 3, C, h, w), the channels of all widths one after the
+                other.
             levels: of each sample (B,).
             width: of the codec.
         """
-        model = self.still.of_width(width)
+        index, model = self.index(width), self.still.of_width(width)
+        first = sum(self._channels[:index])
         positions = torch.tensor(model.description.trained)[levels.long()]
         with torch.no_grad():
-            frames = torch.round(x.float() * 255).reshape(-1, 3, *x.shape[2:])
-            y = model.g_a(frames.contiguous(memory_format=torch.channels_last))
-            y = y.reshape(-1, FRAMES, *y.shape[1:])
+            y = x[:, :, first : first + self._channels[index]]
             symbols = torch.round(y * model.side.gain[positions][:, None, :, None, None])
             entry = model.side.entry[positions][:, :, None, None]
             steps = as_steps(symbols, entry[:, None])

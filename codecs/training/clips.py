@@ -1,17 +1,24 @@
-"""Short clips to train on: parts of three consecutive frames from caches, and a camera that moves over photographs.
+"""Short clips to train on: a camera that moves over photographs, and the latents of clips, computed once.
 
-A cache of clips is an `ImageCache` in which the frames of each clip follow one another.
+A cache of clips is an `ImageCache` in which the frames of each clip follow one another. A temporal entropy model learns
+from what a still codec's transforms make of them, which does not change while it learns: computed anew in every step,
+they took nine tenths of it.
 
 Not here: still crops (`crops`), the loop (`rate_distortion`).
 """
 
-from collections.abc import Sequence
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from PIL import Image as Pillow
 
 from roadbits.codecs.codec import Clip, Image
+from roadbits.codecs.neural.slim_model import SlimModel
 from roadbits.codecs.neural.slimvc import FRAMES
 from roadbits.codecs.training.crops import ImageCache, TrainingDataError
 
@@ -55,58 +62,93 @@ def moving_clip(photograph: Image, frames: int, side: int, rng: np.random.Genera
     return clip
 
 
-class ClipSampler:
-    """Batches of square parts of three consecutive frames, mirrored and turned back in time at random.
+def clips_of(cache: ImageCache, length: int) -> Iterator[Clip]:
+    """Yield the clips (length, H, W, 3) of a cache.
+
+    Raises:
+        TrainingDataError: if it does not consist of clips of so many frames.
+    """
+    if len(cache) % length:
+        raise TrainingDataError(f"expected clips of {length} frames, got {len(cache)} frames in all: remove the cache")
+    for first in range(0, len(cache), length):
+        yield np.stack([cache.image(first + k) for k in range(length)])
+
+
+def parts_of(clip: Clip, side: int) -> list[Clip]:
+    """Return the square parts (T, side, side, 3) of a clip, as many as lie side by side in the middle of its frames.
+
+    Raises:
+        TrainingDataError: if there is none.
+    """
+    extents = clip.shape[1:3]
+    counts = [extent // side for extent in extents]
+    if not all(counts):
+        raise TrainingDataError(f"no part of {side} x {side} pixels fits into frames of {extents[0]} x {extents[1]}")
+    tops, lefts = (
+        [(extent - count * side) // 2 + k * side for k in range(count)]
+        for extent, count in zip(extents, counts, strict=True)
+    )
+    return [clip[:, top : top + side, left : left + side] for top in tops for left in lefts]
+
+
+@dataclass(frozen=True)
+class LatentClips:
+    """The latents of short clips under every width of a still codec, in one memory-mapped file.
+
+    Attributes:
+        values: float16 (N, T, C, h, w), unquantised, the channels of all widths one after the other.
+    """
+
+    values: NDArray[np.float16]
+
+    @classmethod
+    def open(cls, path: Path) -> "LatentClips":
+        """Open a file that `write` made."""
+        return cls(np.load(path, mmap_mode="r"))
+
+    @staticmethod
+    def write(path: Path, still: SlimModel, clips: Iterable[Clip], count: int) -> None:
+        """Write the latents of some clips (T, side, side, 3), complete or not at all."""
+        unfinished = path.with_suffix(f".{os.getpid()}.tmp")
+        values = None
+        try:
+            for number, clip in enumerate(clips):
+                latents = _latents(still, clip)
+                if values is None:
+                    shape = (count, *latents.shape)
+                    values = np.lib.format.open_memmap(unfinished, "w+", np.float16, shape)
+                values[number] = latents
+            unfinished.replace(path)
+        finally:
+            unfinished.unlink(missing_ok=True)
+
+
+def _latents(still: SlimModel, clip: Clip) -> NDArray[np.float16]:
+    """Return the latents (T, C, h, w) of a clip."""
+    x = torch.from_numpy(np.ascontiguousarray(clip.transpose(0, 3, 1, 2))).float()
+    with torch.inference_mode():
+        y = [model.g_a(x.contiguous(memory_format=torch.channels_last)) for model in still.models]
+    return torch.cat(y, 1).half().numpy()
+
+
+class LatentSampler:
+    """Batches of the latents of three consecutive frames, turned back in time at random.
 
     Step `s` of seed `k` always gives the same batch: a resumed run goes on as if it had never stopped.
     """
 
-    def __init__(
-        self, caches: Sequence[ImageCache], lengths: Sequence[int], weights: Sequence[float], size: int, seed: int
-    ) -> None:
-        """Choose a cache by weight, and clips evenly.
-
-        Args:
-            caches: where from.
-            lengths: frames of each cache's clips.
-            weights: of the caches.
-            size: of a side, in pixels.
-            seed: of all choices.
-
-        Raises:
-            TrainingDataError: if a cache holds clips that are too short or too small.
-        """
-        for number, (cache, length) in enumerate(zip(caches, lengths, strict=True)):
-            if length < FRAMES or len(cache) % length or cache.shapes.min() < size:
-                raise TrainingDataError(
-                    f"source {number} must hold clips of at least {FRAMES} frames of {size} x {size} pixels"
-                )
-        self._caches, self._lengths, self._size, self._seed = caches, lengths, size, seed
+    def __init__(self, sources: Sequence[LatentClips], weights: Sequence[float], seed: int) -> None:
+        """Choose a source by weight, and clips evenly."""
+        self._sources, self._seed = sources, seed
         self._weights = np.asarray(weights, dtype=np.float64) / sum(weights)
 
-    def batch(self, step: int, num: int) -> NDArray[np.uint8]:
-        """Return the samples of one step, uint8 (num, 9, size, size), three frames' channels side by side."""
+    def batch(self, step: int, num: int) -> NDArray[np.float16]:
+        """Return the samples of one step, float16 (num, 3, C, h, w)."""
         rng = np.random.default_rng((self._seed, step))
-        samples = np.stack([self._sample(rng) for _ in range(num)])
-        return samples.transpose(0, 1, 4, 2, 3).reshape(num, -1, self._size, self._size)
+        return np.stack([self._sample(rng) for _ in range(num)])
 
-    def _sample(self, rng: np.random.Generator) -> Clip:
-        source = int(rng.choice(len(self._caches), p=self._weights))
-        sample = self._cut(rng, source, self._size)
-        sample = sample[::-1] if rng.random() < 0.5 else sample
-        return sample[:, :, ::-1] if rng.random() < 0.5 else sample
-
-    def _cut(self, rng: np.random.Generator, source: int, size: int) -> Clip:
-        """Return three frames (3, h, w, 3) of a source, as much of `size` as they have."""
-        cache, length = self._caches[source], self._lengths[source]
-        first = length * int(rng.integers(len(cache) // length)) + int(rng.integers(length - FRAMES + 1))
-        height, width = (min(size, side) for side in cache.shapes[first])
-        top, left = (rng.integers(side - cut + 1) for side, cut in zip(cache.shapes[first], (height, width)))  # noqa: B905
-        frames = [cache.image(first + k)[top : top + height, left : left + width] for k in range(FRAMES)]
-        return np.stack(frames)
-
-    def calibration_clips(self, num: int, size: int = 256) -> list[Clip]:
-        """Return clips of three frames (3, h, w, 3) to measure ranges on, always the same ones."""
-        rng = np.random.default_rng(self._seed)
-        sources = np.searchsorted(self._weights.cumsum(), (np.arange(num) + 0.5) / num)
-        return [self._cut(rng, int(source), max(size, self._size)) for source in sources]
+    def _sample(self, rng: np.random.Generator) -> NDArray[np.float16]:
+        values = self._sources[int(rng.choice(len(self._sources), p=self._weights))].values
+        first = int(rng.integers(values.shape[1] - FRAMES + 1))
+        sample = values[int(rng.integers(len(values))), first : first + FRAMES]
+        return sample[::-1] if rng.random() < 0.5 else sample

@@ -24,6 +24,7 @@ from functools import partial
 from typing import Any, Literal, assert_never
 
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from roadbits.codecs.neural.slim_network import SlimNetwork
@@ -125,3 +126,10 @@ class JointWidthsTraining(RateDistortionTraining):
                 return [widest, *between, 0] if widest else [0]
             case _:
                 assert_never(self._joint.per_step)
+
+
+class TemporalTraining(JointWidthsTraining):
+    """A training of all widths of a temporal entropy model, on latents."""
+
+    def _batch(self, samples: NDArray[Any]) -> Tensor:
+        return torch.from_numpy(samples).float()

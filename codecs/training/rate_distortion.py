@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import NamedTuple, Protocol, cast
+from typing import Any, NamedTuple, Protocol, cast
 
 import numpy as np
 import torch
@@ -56,8 +56,8 @@ class Network(Protocol):
 class Samples(Protocol):
     """Where a step's batch comes from."""
 
-    def batch(self, step: int, num: int) -> NDArray[np.uint8]:
-        """Return what a step trains on, uint8 (num, C, size, size), C a multiple of 3; always the same."""
+    def batch(self, step: int, num: int) -> NDArray[Any]:
+        """Return what a step trains on (num, ...), always the same: images uint8 (num, 3, size, size), or latents."""
         ...
 
 
@@ -177,7 +177,7 @@ class RateDistortionTraining:
         for optimiser in self._optimisers:
             for group in optimiser.param_groups:
                 group["lr"] = group["full_lr"] * schedule.factor(self.step)
-        x = torch.from_numpy(self._crops.batch(self.step, batch)).float().div(255).to(memory_format=torch.channels_last)
+        x = self._batch(self._crops.batch(self.step, batch))
         results = torch.stack([self._add_gradients(x, one) for one in self._passes()])
         norms = [
             nn.utils.clip_grad_norm_(group["params"], schedule.clip)
@@ -190,6 +190,10 @@ class RateDistortionTraining:
             optimiser.step()
             optimiser.zero_grad()
         return loss.item(), bpp.item(), mse.item()
+
+    def _batch(self, samples: NDArray[Any]) -> Tensor:
+        """Return what the networks take, (B, 3, H, W) in 0..1, given images uint8 (B, 3, H, W)."""
+        return torch.from_numpy(samples).float().div(255).to(memory_format=torch.channels_last)
 
     def _passes(self) -> list[Pass]:
         """Return what this step runs on its batch, one after the other; their losses are added."""
@@ -205,7 +209,7 @@ class RateDistortionTraining:
         with torch.autocast("cpu", torch.bfloat16):
             forward = one.network(x, levels.float())
         bpp = forward.bits / self.schedule.crop**2
-        mse = torch.mean((forward.x_hat - x) ** 2, dim=(1, 2, 3))
+        mse = torch.mean((forward.x_hat - x) ** 2, dim=tuple(range(1, x.ndim)))
         loss = torch.mean((bpp + lmbda * 255**2 * mse) * one.weights[levels])
         loss.backward()  # type: ignore[no-untyped-call]
         return torch.stack((loss, bpp.mean(), mse.mean())).detach()

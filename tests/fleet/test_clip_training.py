@@ -145,7 +145,7 @@ def test_the_words_survive_a_round_trip() -> None:
             "kind must be one of still-codec, clip-codec, clip-restorer, got 'moving-pictures'",
         ),
         ({"lambdas": "[0.01]"}, "lambdas is no key of a training"),
-        ({"crop": "96"}, "source 0 must hold clips of at least 3 frames of 96 x 96 pixels"),
+        ({"crop": "96"}, "no part of 96 x 96 pixels fits into frames of 64 x 64"),
     ],
 )
 def test_wrong_words_are_told(changes: dict[str, str], message: str) -> None:

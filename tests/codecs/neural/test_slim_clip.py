@@ -53,8 +53,10 @@ def trained(still: SlimModel, steps: int = 60) -> SlimTemporalPrior:
     network = SlimTemporalPrior(still, CHANNELS)
     optimiser = torch.optim.Adam(network.parameters(), 3e-3)
     for step in range(steps):
-        samples = np.stack([drive(3, seed=10 * step + k) for k in range(4)]).transpose(0, 1, 4, 2, 3)
-        x = torch.from_numpy(samples.reshape(4, 9, *samples.shape[3:]).copy()).float() / 255
+        frames = np.concatenate([drive(3, seed=10 * step + k) for k in range(4)]).transpose(0, 3, 1, 2)
+        pixels = torch.from_numpy(np.ascontiguousarray(frames)).float()
+        y = torch.cat([model.g_a(pixels) for model in still.models], 1)
+        x = y.reshape(4, 3, *y.shape[1:])
         loss = sum((network(x, torch.tensor([0, 1, 1, 0]), width).bits.mean() for width in WIDTHS), torch.zeros(()))
         optimiser.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
