@@ -92,7 +92,7 @@ MAX_CLIP_PIXELS = 512 * 1024 * 1024
 
 
 class AnyCodec(Protocol):
-    """What codecs of stills and of clips share: a name and operating points."""
+    """What codecs of stills and of clips share: a name, operating points and what those cost."""
 
     @property
     def name(self) -> str:
@@ -114,18 +114,22 @@ class AnyCodec(Protocol):
         """Every point that a search for a target rate may choose, from the lowest rate up."""
         ...
 
+    @property
+    def all_points(self) -> tuple[OperatingPoint, ...]:
+        """Every point there is: the fine points, and those that give less quality for less computation."""
+        ...
+
     def check(self, point: OperatingPoint) -> None:
         """Raise ValueError, naming the choices, if this codec has no such point."""
+        ...
+
+    def complexity(self, point: OperatingPoint, height: int, width: int) -> Complexity:
+        """Return the cost of one image of that size, or of one frame of a clip that is no key frame."""
         ...
 
 
 class Codec(AnyCodec, Protocol):
     """A still codec: stateless after construction, safe to share between threads."""
-
-    @property
-    def all_points(self) -> tuple[OperatingPoint, ...]:
-        """Every point there is: the fine points, and those that give less quality for less computation."""
-        ...
 
     def encode(self, image: Image, point: OperatingPoint) -> bytes:
         """Return the payload of an image.
@@ -141,10 +145,6 @@ class Codec(AnyCodec, Protocol):
         Raises:
             BitstreamError: if the payload is damaged, foreign, oversized or another codec's.
         """
-        ...
-
-    def complexity(self, point: OperatingPoint, height: int, width: int) -> Complexity:
-        """Return the cost of one image of that size."""
         ...
 
 

@@ -12,10 +12,11 @@ from roadbits.fleet.collector import Collector, states_from
 from roadbits.fleet.fittings import Fitting, Fittings, known_adapters
 from roadbits.fleet.plan import Plan
 from roadbits.fleet.progress import Display
+from roadbits.fleet.rules import SEGMENT_FRAMES
 from roadbits.fleet.scenario import Scenario
 from roadbits.fleet.sources import train_source
 from roadbits.fleet.store import Store
-from roadbits.fleet.vehicle import SEGMENT_FRAMES, ArmState, Segment, drive
+from roadbits.fleet.vehicle import ArmState, Segment, drive
 
 
 class OtherCollectionError(Exception):

@@ -4,6 +4,8 @@ A verdict: *delivered*; *late* (arrived after the deadline: stored, but trains n
 damaged, foreign, or not what the upload says it is: stored for inspection); or the fate the vehicle already knows,
 *lost*, *backlog* or *dropped*.
 
+The frames of a clip share its verdict, and its age is that of its first frame.
+
 A payload that arrives before its adapter waits for it and counts from then on; if it never comes, that is the reason.
 
 Not here: the store's files (`store`), decoding (`decoding`).
@@ -15,7 +17,8 @@ from dataclasses import asdict
 from typing import NamedTuple
 
 from roadbits.codecs.bitstream import BitstreamError, unpack
-from roadbits.codecs.catalogue import codec_named, codec_of
+from roadbits.codecs.catalogue import clip_codec_of, codec_of, still_or_clip_codec_named
+from roadbits.codecs.codec import AnyCodec, is_clip_codec, is_still_codec
 from roadbits.fleet.rate_control import ControlState
 from roadbits.fleet.store import Record, Store
 from roadbits.fleet.throughput import Queued, Throughput
@@ -34,6 +37,20 @@ class Verdict(NamedTuple):
 
     name: str
     reason: str
+    usable_us: int | None
+
+
+class Checked(NamedTuple):
+    """What there is to say of a payload.
+
+    Attributes:
+        fault: what is wrong with it; empty if nothing.
+        captured_us: when its frame, or the first of its clip, was captured.
+        usable_us: since when it can be decoded; None if it never arrived.
+    """
+
+    fault: str
+    captured_us: int
     usable_us: int | None
 
 
@@ -58,10 +75,16 @@ class Collector:
             StoreError: if they could not be stored; nothing of the batch is acknowledged then.
         """
         state = json.dumps([asdict(state) for state in states])
-        return self._store.add(map(self._record, uploads), vehicle, next_frame, state)
+        carriers = {(upload.arm, upload.clip): upload for upload in uploads if upload.index == upload.clip}
+        checked = {key: self._checked(carrier) for key, carrier in carriers.items()}
+        records = [
+            self._record(upload, checked[upload.arm, upload.clip] if upload.clip >= 0 else self._checked(upload))
+            for upload in uploads
+        ]
+        return self._store.add(records, vehicle, next_frame, state)
 
-    def _record(self, upload: Upload) -> Record:
-        verdict = self._verdict(upload)
+    def _record(self, upload: Upload, checked: "Checked") -> Record:
+        verdict = self._verdict(upload, checked)
         return Record(
             upload_id(upload.arm, upload.vehicle, upload.index),
             upload.arm.codec,
@@ -82,30 +105,53 @@ class Collector:
             upload.encode_s,
             upload.encode_macs,
             upload.used_point,
+            upload.clip,
             upload.payload,
         )
 
-    def _verdict(self, upload: Upload) -> Verdict:
-        arrival_us = upload.arrival_us
-        if upload.fate != "sent" or upload.payload is None or arrival_us is None:
-            return Verdict(upload.fate, upload.reason, arrival_us)
+    def _checked(self, upload: Upload) -> "Checked":
+        """Return what is wrong with an upload's payload, and since when it can be decoded."""
+        found = Checked("", upload.captured_us, upload.arrival_us)
+        if upload.fate != "sent" or upload.payload is None or upload.arrival_us is None:
+            return found
         try:
             container = unpack(upload.payload)
-            codec = codec_of(upload.payload, (codec_named(upload.arm.source),), self._adapters_here_us)
+            codec = self._codec_of(upload.payload, upload.arm)
         except BitstreamError as error:
-            return Verdict("rejected", str(error), arrival_us)
+            return found._replace(fault=str(error))
         if (container.height, container.width) != (upload.height, upload.width):
             sizes = f"{container.height} x {container.width} pixels, the camera has {upload.height} x {upload.width}"
-            return Verdict("rejected", f"payload is {sizes}", arrival_us)
+            return found._replace(fault=f"payload is {sizes}")
         if codec.name != upload.arm.source:
-            reason = f"payload is of {codec.name}, the vehicle uses {upload.arm.source}"
-            return Verdict("rejected", reason, arrival_us)
-        usable_us = max(arrival_us, self._adapters_here_us.get(container.adapter_hash, 0))
-        age_us = usable_us - upload.captured_us
+            return found._replace(fault=f"payload is of {codec.name}, the vehicle uses {upload.arm.source}")
+        adapter_here_us = self._adapters_here_us.get(container.adapter_hash, 0)
+        return found._replace(usable_us=max(upload.arrival_us, adapter_here_us))
+
+    def _codec_of(self, payload: bytes, arm: Arm) -> AnyCodec:
+        """Return the codec that made a payload.
+
+        Raises:
+            BitstreamError: if it is none that an arm may send.
+        """
+        own = still_or_clip_codec_named(arm.source)
+        if is_clip_codec(own):
+            codec = clip_codec_of(payload, (own,))
+            # Two settings of one encoder write alike.
+            return own if getattr(codec, "codec_id", None) == getattr(own, "codec_id", "") else codec
+        return codec_of(payload, (own,) if is_still_codec(own) else (), self._adapters_here_us)
+
+    def _verdict(self, upload: Upload, checked: "Checked") -> Verdict:
+        """Return the verdict on a frame's upload, given that on its payload, which its clip may hold."""
+        arrival_us = upload.arrival_us
+        if upload.fate != "sent" or arrival_us is None or checked.usable_us is None:
+            return Verdict(upload.fate, upload.reason, arrival_us)
+        if checked.fault:
+            return Verdict("rejected", checked.fault, arrival_us)
+        age_us = checked.usable_us - checked.captured_us
         if age_us > self._deadline_us:
-            came = "arrived" if usable_us == arrival_us else "its adapter arrived"
-            return Verdict("late", f"{came} {age_us / US_PER_S:.1f} s after capture", usable_us)
-        return Verdict("delivered", "", usable_us)
+            came = "arrived" if checked.usable_us == arrival_us else "its adapter arrived"
+            return Verdict("late", f"{came} {age_us / US_PER_S:.1f} s after capture", checked.usable_us)
+        return Verdict("delivered", "", checked.usable_us)
 
 
 def upload_id(arm: Arm, vehicle: int, frame: int) -> str:

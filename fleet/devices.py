@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from roadbits.codecs.codec import Codec, OperatingPoint
+from roadbits.codecs.codec import AnyCodec, OperatingPoint
 from roadbits.fleet.scenario import Device
 
 
@@ -43,12 +43,14 @@ class Ladder:
     fits: NDArray[np.bool_]
 
 
-def is_charged_by_macs(device: Device, codec: Codec) -> bool:
+def is_charged_by_macs(device: Device, codec: AnyCodec) -> bool:
     """Return whether a codec's time and energy follow from its multiply-accumulates."""
     return codec.name not in device.encode_mpx_per_s and bool(codec.model_hash)
 
 
-def ladder_of(device: Device, codec: Codec, height: int, width: int, points: tuple[OperatingPoint, ...] = ()) -> Ladder:
+def ladder_of(
+    device: Device, codec: AnyCodec, height: int, width: int, points: tuple[OperatingPoint, ...] = ()
+) -> Ladder:
     """Return what points of a codec, all its points if none are given, cost a device for one frame.
 
     Raises:
@@ -75,7 +77,7 @@ def ladder_of(device: Device, codec: Codec, height: int, width: int, points: tup
 
 
 def encode_seconds(
-    device: Device, codec: Codec, macs: NDArray[np.int64], height: int, width: int
+    device: Device, codec: AnyCodec, macs: NDArray[np.int64], height: int, width: int
 ) -> NDArray[np.float64]:
     """Return how long a device needs for one frame at points of these multiply-accumulates (n,).
 
@@ -92,7 +94,7 @@ def encode_seconds(
 
 
 def encode_joules(
-    device: Device, codec: Codec, seconds: NDArray[np.float64], macs: NDArray[np.int64]
+    device: Device, codec: AnyCodec, seconds: NDArray[np.float64], macs: NDArray[np.int64]
 ) -> NDArray[np.float64]:
     """Return the energy of computing for these seconds (n,) and multiply-accumulates (n,).
 

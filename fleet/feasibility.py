@@ -12,14 +12,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from roadbits.codecs.catalogue import codec_named
+from roadbits.codecs.catalogue import still_or_clip_codec_named
 from roadbits.codecs.codec import OperatingPoint
 from roadbits.fleet.devices import Ladder, ladder_of
 from roadbits.fleet.policies import policy_of
 from roadbits.fleet.rules import Rule
 from roadbits.fleet.scenario import Device, Group, Scenario
 from roadbits.fleet.sources import frame_size
-from roadbits.fleet.vehicle import Arm, rules_of
+from roadbits.fleet.vehicle import Arm, ways_of
 
 
 class DeviceError(Exception):
@@ -57,11 +57,12 @@ def loads(scenario: Scenario) -> Iterator[Load]:
     for group in fleet.everyone:
         height, width = frame_size(cameras, scenario.seed, first, fleet.num_vehicles)
         first += group.vehicles
-        for arm, rule in rules_of(scenario).items():
-            whole = ladder_of(group.device, codec_named(arm.source), height, width)
-            _check_speed(group, arm, whole, cameras.interval_s)
-            points = _points(rule, whole, group.device, cameras.interval_s, fleet.deadline_s)
-            ladder = ladder_of(group.device, codec_named(arm.source), height, width, points)
+        for arm, (rule, every, _) in ways_of(scenario).items():
+            interval_s = every * cameras.interval_s
+            whole = ladder_of(group.device, still_or_clip_codec_named(arm.source), height, width)
+            _check_speed(group, arm, whole, interval_s)
+            points = _points(rule, whole, group.device, interval_s, fleet.deadline_s)
+            ladder = ladder_of(group.device, still_or_clip_codec_named(arm.source), height, width, points)
             _check_memory(group, arm, ladder if points else whole)
             yield Load(group, arm, ladder, height, width)
 

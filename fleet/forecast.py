@@ -11,14 +11,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from roadbits.codecs.catalogue import codec_named
-from roadbits.codecs.codec import OperatingPoint
+from roadbits.codecs.catalogue import still_or_clip_codec_named
+from roadbits.codecs.codec import OperatingPoint, is_clip_codec, is_still_codec
 from roadbits.fleet.collection import drive_lengths
 from roadbits.fleet.feasibility import Load, loads
 from roadbits.fleet.links import trace_for
 from roadbits.fleet.scenario import Scenario
 from roadbits.fleet.sources import check_disjoint, reference_sources, test_sources, train_source
-from roadbits.fleet.vehicle import Arm, rules_of
+from roadbits.fleet.vehicle import Arm, ways_of
 
 _FRAMES = 3
 
@@ -50,14 +50,18 @@ def forecast(scenario: Scenario) -> Iterator[str]:
 
     @cache
     def mean_bytes(arm: Arm, point: OperatingPoint) -> float:
-        return sum(len(codec_named(arm.source).encode(frame.image, point)) for frame in frames) / len(frames)
+        codec = still_or_clip_codec_named(arm.source)
+        if is_clip_codec(codec):
+            return len(codec.encode(np.stack([frame.image for frame in frames]), point)) / len(frames)
+        assert is_still_codec(codec)
+        return sum(len(codec.encode(frame.image, point)) for frame in frames) / len(frames)
 
-    for arm, rule in rules_of(scenario).items():
+    for arm, (rule, every, _) in ways_of(scenario).items():
         if isinstance(rule, OperatingPoint):
             mean = mean_bytes(arm, rule)
-            rate_mbps = 8 * mean / 1e6 / cameras.interval_s
+            rate_mbps, in_all = 8 * mean / 1e6 / cameras.interval_s / every, mean * sum(lengths) / every / 1e6
             yield (
-                f"bytes     {arm.key:<24} {mean / 1e3:8.1f} kB a frame, {mean * sum(lengths) / 1e6:8.2f} MB in all, "
+                f"bytes     {arm.key:<24} {mean / 1e3:8.1f} kB a frame, {in_all:8.2f} MB in all, "
                 f"{rate_mbps:.3f} Mbit/s per vehicle (first {len(frames)} frames)"
             )
     for load in asked:

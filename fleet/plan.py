@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from roadbits.codecs.catalogue import codec_named
+from roadbits.codecs.catalogue import codec_named, still_or_clip_codec_named
 from roadbits.codecs.codec import OperatingPoint
 from roadbits.codecs.neural.still import NeuralStill
 from roadbits.downstream.setups import Frames, Setup
@@ -25,7 +25,7 @@ from roadbits.fleet.vehicle import Arm, arms_of, rules_of
 
 _FORMAT = 4
 """Raised when a stage's files or meaning change, so that old ones are not taken for new."""
-_COLLECTION_FORMAT = 4
+_COLLECTION_FORMAT = 5
 """Likewise, of the collection alone."""
 _FEW = 5
 """Points of a policy's ladder that restorers learn."""
@@ -186,10 +186,10 @@ class Plan:
                 points = (fixed,) if fixed else _few(codec_named(arm.source).points)
                 arms += [Arm(arm.source, str(point)) for point in points]
         arms += [
-            Arm(choice.name, str(rule))
+            Arm(choice.name, str(way.rule))
             for choice in words.trained_on
-            for rule in choice.rules
-            if isinstance(rule, OperatingPoint)
+            for way in choice.ways
+            if isinstance(way.rule, OperatingPoint)
         ]
         return list(dict.fromkeys(arms))
 
@@ -315,7 +315,7 @@ def _hash(data: bytes) -> str:
 
 def _weights(arm: Arm) -> str:
     """Return which weights and adapter an arm's codec has, so that new ones by an old name are not taken for those."""
-    codec = codec_named(arm.source)
+    codec = still_or_clip_codec_named(arm.source)
     adapter = codec.adapter_hash if isinstance(codec, NeuralStill) else b""
     return (codec.model_hash + adapter).hex()
 

@@ -3,13 +3,13 @@
 Not here: what a policy does (`policies`), the rest of a scenario (`scenario`).
 """
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal, NamedTuple, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
-from roadbits.codecs.catalogue import codec_named
-from roadbits.codecs.codec import OperatingPoint
-from roadbits.fleet.parts import Part, Positive, Seconds, distinct
+from roadbits.codecs.catalogue import still_or_clip_codec_named
+from roadbits.codecs.codec import OperatingPoint, is_clip_codec
+from roadbits.fleet.parts import Count, Part, Positive, Seconds, distinct
 
 
 def _point(text: str) -> str:
@@ -17,7 +17,7 @@ def _point(text: str) -> str:
 
 
 def _codec_name(name: str) -> str:
-    return codec_named(name).name
+    return still_or_clip_codec_named(name).name
 
 
 def _plain(value: float) -> str:
@@ -85,16 +85,44 @@ Rule = OperatingPoint | TargetBpp | Link | Budget
 """How an arm finds the point of a frame: always the same one, or by a policy."""
 
 
+SEGMENT_FRAMES = 32
+"""Frames of a drive that are computed at a time; clips never cross the border of two such segments."""
+_DEFAULT_CLIP_FRAMES = 16
+
+
+class Way(NamedTuple):
+    """How an arm sends frames.
+
+    Attributes:
+        rule: finds the point of a frame, or of a clip.
+        every: of so many captured frames one is sent.
+        clip_frames: of a clip; 0 for stills.
+    """
+
+    rule: Rule
+    every: int
+    clip_frames: int
+
+    def __str__(self) -> str:
+        """Return the name of the arm's point or policy, with what else tells it from others of its codec."""
+        every = f",every={self.every}" if self.every > 1 else ""
+        return str(self.rule) + every + (f",frames={self.clip_frames}" if self.clip_frames else "")
+
+
 class CodecChoice(Part):
     """One codec with ways to choose its operating point, each of which is a fleet of its own.
 
     Attributes:
         name: a codec's name.
+        every: of so many captured frames one is encoded; the others are skipped.
+        clip_frames: of a clip, for a codec of clips, 16 if left out; a power of two, 32 at most together with `every`.
         points: fixed operating points, for example `quality=30`; the codec's ladder if no policy is named either.
         policies: ways to choose a point for each frame.
     """
 
     name: Annotated[str, AfterValidator(_codec_name)]
+    every: Count = 1
+    clip_frames: Literal[1, 2, 4, 8, 16, 32] | None = None
     points: Annotated[tuple[Annotated[str, AfterValidator(_point)], ...], AfterValidator(distinct)] = Field(
         (), strict=False
     )
@@ -102,13 +130,24 @@ class CodecChoice(Part):
 
     @model_validator(mode="after")
     def _points_exist(self) -> Self:
-        codec = codec_named(self.name)
+        codec = still_or_clip_codec_named(self.name)
         for point in self.points:
             codec.check(OperatingPoint.parse(point))
+        if not is_clip_codec(codec):
+            if self.clip_frames is not None:
+                raise ValueError(f"clip_frames is for codecs of clips, {self.name} codes stills: leave it out")
+            return self
+        if self.policies:
+            raise ValueError(f"policies choose a point for each still, {self.name} codes clips: give points")
+        span = self.every * (self.clip_frames or _DEFAULT_CLIP_FRAMES)
+        if SEGMENT_FRAMES % span:
+            raise ValueError(f"a clip takes {span} captured frames, every x clip_frames must divide {SEGMENT_FRAMES}")
         return self
 
     @property
-    def rules(self) -> tuple[Rule, ...]:
+    def ways(self) -> tuple[Way, ...]:
         """The fixed points, then the policies; the ladder's points if neither is named."""
+        codec = still_or_clip_codec_named(self.name)
         fixed = tuple(map(OperatingPoint.parse, self.points))
-        return (*fixed, *self.policies) or codec_named(self.name).points
+        frames = (self.clip_frames or _DEFAULT_CLIP_FRAMES) if is_clip_codec(codec) else 0
+        return tuple(Way(rule, self.every, frames) for rule in (*fixed, *self.policies) or codec.points)

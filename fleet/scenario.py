@@ -8,8 +8,8 @@ from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
-from roadbits.codecs.catalogue import codec_named
-from roadbits.codecs.codec import OperatingPoint
+from roadbits.codecs.catalogue import still_or_clip_codec_named
+from roadbits.codecs.codec import OperatingPoint, is_clip_codec
 from roadbits.codecs.neural.still import NeuralStill
 from roadbits.fleet.adaptation_words import Adaptation
 from roadbits.fleet.camera_words import Cameras, FilePath, FolderCameras, VideoCameras
@@ -214,7 +214,7 @@ class Downstream(Part):
 
 def _missing_speeds(device: Device, names: list[str]) -> str:
     """Return which physical quantities the codecs need that a device does not say; empty if it says all."""
-    unknown = [codec_named(name) for name in sorted(set(names) - set(device.encode_mpx_per_s))]
+    unknown = [still_or_clip_codec_named(name) for name in sorted(set(names) - set(device.encode_mpx_per_s))]
     networks = [codec.name for codec in unknown if codec.model_hash]
     needed = ("gmac_per_s", "joules_per_gmac", "memory_mb")
     unsaid = [quantity for quantity in needed if getattr(device, quantity) is None] if networks else []
@@ -249,8 +249,9 @@ class Scenario(Part):
     @model_validator(mode="after")
     def _is_consistent(self) -> Self:
         names = [choice.name for choice in self.codecs]
-        if len(set(names)) < len(names):
-            raise ValueError(f"codecs names one codec twice: {', '.join(names)}; give all its points in one entry")
+        arms = [f"{choice.name}:{way}" for choice in self.codecs for way in choice.ways]
+        if twice := sorted({arm for arm in arms if arms.count(arm) > 1}):
+            raise ValueError(f"codecs names {twice[0]} twice: leave one out")
         for group in self.fleet.everyone:
             where = f"device of fleet group {group.name!r}" if self.fleet.groups else "fleet.device"
             if missing := _missing_speeds(group.device, names):
@@ -276,7 +277,7 @@ class Scenario(Part):
         names = [choice.name for choice in self.codecs]
         if words.codec not in names:
             raise ValueError(f"adaptation.codec is {words.codec!r}: choose from those in use, {', '.join(names)}")
-        codec = codec_named(words.codec)
+        codec = still_or_clip_codec_named(words.codec)
         if not isinstance(codec, NeuralStill) or codec.adapter_hash:
             raise ValueError(
                 f"adaptation.codec is {words.codec!r}: choose a neural codec of one width and without an adapter, such "
@@ -308,7 +309,10 @@ class Scenario(Part):
             )
         if self.downstream is not None and not setups:
             raise ValueError("restoration is never measured: add RO or RC to downstream.setups")
-        known = [f"{choice.name}:{rule}" for choice in self.codecs for rule in choice.rules]
+        known = [f"{choice.name}:{way}" for choice in self.codecs for way in choice.ways]
+        clips = [choice.name for choice in self.codecs if is_clip_codec(still_or_clip_codec_named(choice.name))]
+        if of_clips := [arm for arm in words.arms or known if arm.partition(":")[0] in clips]:
+            raise ValueError(f"restoration takes stills, {of_clips[0]} sends clips: name other arms in its arms")
         if unknown := [arm for arm in words.arms if arm not in known]:
             raise ValueError(f"restoration.arms names {unknown[0]!r}: choose from {', '.join(known)}")
         if words.only_trained_on and not words.trained_on:

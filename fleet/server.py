@@ -5,6 +5,7 @@ Every stage asks first whether its output is there already, so that a resumed ru
 Not here: what a stage's jobs do (`decoding`, `learning`), which stages there are (`plan`).
 """
 
+import itertools
 import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -16,8 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from roadbits.codecs.bitstream import unpack
-from roadbits.codecs.catalogue import codec_named
-from roadbits.codecs.codec import OperatingPoint
+from roadbits.codecs.catalogue import still_or_clip_codec_named
+from roadbits.codecs.codec import Image, OperatingPoint
 from roadbits.downstream.confusion import Confusion
 from roadbits.fleet.archive import Archive, Arrays, ArraysWriter
 from roadbits.fleet.backend import Backend, Shared
@@ -37,7 +38,7 @@ from roadbits.fleet.sources import classes_of, train_source
 from roadbits.fleet.stages import Stages
 from roadbits.fleet.store import Record, Store
 from roadbits.fleet.summary import Quality, missed_target, summarise
-from roadbits.fleet.vehicle import Arm, rules_of
+from roadbits.fleet.vehicle import Arm, rules_of, ways_of
 
 if TYPE_CHECKING:
     from roadbits.fleet.codec_adaptation import CodecAdaptation
@@ -106,21 +107,27 @@ class Server:
                 records = list(self._store.records(arm.codec, arm.point, "delivered", payloads=True))
                 with self._stages.writing(key) as folder, self._display.bar("decode", len(records)) as bar:
                     where = [position[record.vehicle, record.frame] for record in records]
-                    batches = (
-                        Uploaded(
-                            arm,
-                            [_payload(record) for record in some],
-                            [originals.images[k] for k in places],
-                            self._versions_of(some) if arm.sharing else (),
-                        )
-                        for some, places in zip(_chunks(records), _chunks(where), strict=True)
-                    )
+                    batches = self._uploaded(arm, records, [originals.images[k] for k in where])
                     self._write_decoded(
                         folder, records, where, self._backend.map(decode_uploaded, batches), bar.advance
                     )
             rejected = json.loads((self._stages.folder(key) / "rejected.json").read_text())
             for upload, reason in rejected.items():
                 self._store.reject(upload, reason)
+
+    def _uploaded(self, arm: Arm, records: Sequence[Record], originals: Sequence[Image]) -> Iterator[Uploaded]:
+        """Yield an arm's payloads with the originals of their frames, a few at a time."""
+        first = 0
+        for some in _whole_clips(records):
+            clips = [list(clip) for _, clip in itertools.groupby(some, _clip_of)]
+            yield Uploaded(
+                arm,
+                [_payload(clip[0]) for clip in clips],
+                list(originals[first : first + len(some)]),
+                self._versions_of(some) if arm.sharing else (),
+                [len(clip) for clip in clips] if some[0].clip >= 0 else (),
+            )
+            first += len(some)
 
     def _versions_of(self, records: Sequence[Record]) -> list[Version]:
         """Return the codecs with adapters that payloads name, as far as they are here."""
@@ -167,13 +174,18 @@ class Server:
             with self._stages.writing(key) as folder, self._display.bar("on board", len(originals)) as bar:
                 points = self._on_board_points(arm, len(originals))
                 adapted = self._adapted_for(arm, originals)
+                clip_frames = ways_of(self._plan.scenario)[arm].clip_frames
                 batches = (
-                    OnBoard(arm, list(images), list(some), adapted[first : first + BATCH_FRAMES])
-                    for first, images, some in zip(
-                        range(0, len(points), BATCH_FRAMES), _chunks(originals.images), _chunks(points), strict=True
+                    OnBoard(
+                        arm,
+                        [originals.images[k] for k in places],
+                        [points[k] for k in places],
+                        adapted[places.start : places.stop],
+                        (len(places),) if clip_frames else (),
                     )
+                    for places in _consecutive(originals, clip_frames or BATCH_FRAMES, of_one_camera=clip_frames > 0)
                 )
-                payload_bytes = 0
+                payload_bytes = 0.0
                 with ArraysWriter(folder, "images") as images:
                     for decoded in self._backend.map(compress_on_board, batches):
                         for frame in decoded:
@@ -194,7 +206,7 @@ class Server:
         fixed = self._plan.fixed_point(arm)
         if fixed is not None:
             return [fixed] * count
-        fine = codec_named(arm.source).all_points
+        fine = still_or_clip_codec_named(arm.source).all_points
         used = Counter(record.used_point for record in self._store.records(arm.codec, arm.point))
         ranked = [point for point in fine for _ in range(used[str(point)])] or [fine[0]]
         return [ranked[int(len(ranked) * (k * _GOLDEN % 1))] for k in range(count)]
@@ -429,6 +441,32 @@ class Server:
 
 def _chunks(items: Sequence[Any]) -> Iterator[Sequence[Any]]:
     return (items[first : first + BATCH_FRAMES] for first in range(0, len(items), BATCH_FRAMES))
+
+
+def _clip_of(record: Record) -> tuple[int, int]:
+    """Return what the frames of one clip have in common, and no other frame: stills are clips of one frame."""
+    return record.vehicle, record.clip if record.clip >= 0 else -1 - record.frame
+
+
+def _whole_clips(records: Sequence[Record]) -> Iterator[list[Record]]:
+    """Yield records a few at a time, the frames of a clip together."""
+    some: list[Record] = []
+    for _, clip in itertools.groupby(records, _clip_of):
+        some += clip
+        if len(some) >= BATCH_FRAMES:
+            yield some
+            some = []
+    if some:
+        yield some
+
+
+def _consecutive(archive: Archive, most: int, of_one_camera: bool) -> Iterator[range]:
+    """Yield the positions of an archive's frames, so many at most at a time, and of one camera if so wished."""
+    cameras = itertools.groupby(range(len(archive)), lambda k: archive.notes[k].camera if of_one_camera else "")
+    for _, of_camera in cameras:
+        places = list(of_camera)
+        for first in range(places[0], places[-1] + 1, most):
+            yield range(first, min(first + most, places[-1] + 1))
 
 
 def _payload(record: Record) -> bytes:

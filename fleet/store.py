@@ -21,7 +21,8 @@ CREATE TABLE IF NOT EXISTS uploads (
     frame INTEGER NOT NULL, camera TEXT NOT NULL, domain TEXT NOT NULL, height INTEGER NOT NULL,
     width INTEGER NOT NULL, captured_us INTEGER NOT NULL, ready_us INTEGER NOT NULL, arrival_us INTEGER,
     payload_bytes INTEGER NOT NULL, verdict TEXT NOT NULL, reason TEXT NOT NULL, copies INTEGER NOT NULL,
-    encode_s REAL NOT NULL, encode_macs INTEGER NOT NULL, used_point TEXT NOT NULL, payload BLOB
+    encode_s REAL NOT NULL, encode_macs INTEGER NOT NULL, used_point TEXT NOT NULL, clip INTEGER NOT NULL,
+    payload BLOB
 ) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS by_arm ON uploads (codec, point, verdict, vehicle, frame);
 CREATE TABLE IF NOT EXISTS vehicles (vehicle INTEGER PRIMARY KEY, next_frame INTEGER NOT NULL, state TEXT NOT NULL);
@@ -29,7 +30,7 @@ CREATE TABLE IF NOT EXISTS vehicles (vehicle INTEGER PRIMARY KEY, next_frame INT
 
 _COLUMNS = (
     "upload_id, codec, point, vehicle, frame, camera, domain, height, width, captured_us, ready_us, arrival_us, "
-    "payload_bytes, verdict, reason, copies, encode_s, encode_macs, used_point, payload"
+    "payload_bytes, verdict, reason, copies, encode_s, encode_macs, used_point, clip, payload"
 )
 
 
@@ -60,6 +61,7 @@ class Record:
     encode_s: float
     encode_macs: int
     used_point: str
+    clip: int
     payload: bytes | None
 
 
@@ -136,7 +138,7 @@ class Store:
         with self._transaction():
             before = self._db.total_changes
             self._db.executemany(
-                f"INSERT INTO uploads ({_COLUMNS}) VALUES ({','.join('?' * 20)}) ON CONFLICT (upload_id) DO NOTHING",
+                f"INSERT INTO uploads ({_COLUMNS}) VALUES ({','.join('?' * 21)}) ON CONFLICT (upload_id) DO NOTHING",
                 rows,
             )
             new = self._db.total_changes - before

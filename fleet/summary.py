@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from roadbits.codecs.catalogue import codec_named
+from roadbits.codecs.catalogue import still_or_clip_codec_named
 from roadbits.codecs.codec import OperatingPoint
 from roadbits.fleet.devices import encode_joules, radio_joules
 from roadbits.fleet.results import GroupRow, Timeline, UploadRow
@@ -113,7 +113,9 @@ def _group_row(arm: Arm, group: Group, rows: Sequence[Record]) -> GroupRow:
     reasons = Counter(row.reason for row in rows if row.verdict == "dropped")
     sent_bytes = sum(row.payload_bytes for row in travelled)
     seconds, macs = sum(row.encode_s for row in rows if row.encode_s), sum(row.encode_macs for row in rows)
-    encoding_j = encode_joules(group.device, codec_named(arm.source), np.array([seconds]), np.array([macs]))
+    encoding_j = encode_joules(
+        group.device, still_or_clip_codec_named(arm.source), np.array([seconds]), np.array([macs])
+    )
     return GroupRow(
         group=group.name,
         vehicles=group.vehicles,
@@ -150,13 +152,13 @@ def _latencies(rows: Sequence[Record]) -> list[float]:
 def _points_used(arm: Arm, rows: Sequence[Record]) -> dict[str, int]:
     """Return how many frames were encoded at each point, in the order of the codec's rates."""
     used = Counter(row.used_point for row in rows if row.used_point)
-    ranks = {str(point): rank for rank, point in enumerate(codec_named(arm.source).all_points)}
+    ranks = {str(point): rank for rank, point in enumerate(still_or_clip_codec_named(arm.source).all_points)}
     return {point: used[point] for point in sorted(used, key=lambda point: (ranks.get(point, 0), point))}
 
 
 def _memory_bytes(arm: Arm, rows: Sequence[Record]) -> int:
     """Return the most that any frame took to encode."""
-    codec = codec_named(arm.source)
+    codec = still_or_clip_codec_named(arm.source)
     used = {(row.used_point, row.height, row.width) for row in rows if row.used_point}
     costs = (codec.complexity(OperatingPoint.parse(point), height, width) for point, height, width in used)
     return max((cost.encode_memory_bytes for cost in costs), default=0)

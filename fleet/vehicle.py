@@ -1,5 +1,7 @@
 """A vehicle: captures frames, encodes them, and queues payloads for its uplink, in virtual time.
 
+An arm with a codec of clips holds frames until a clip is complete: it is one payload, and its frames share its fate.
+
 A drive is cut into segments. A segment is a pure function of the vehicle's words, its position and the state in which
 the last segment left the vehicle, so any worker may compute it, and compute it again after a crash.
 
@@ -12,26 +14,28 @@ segment (`actors`, `backend`).
 """
 
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol, runtime_checkable
 
-from roadbits.codecs.catalogue import codec_named
+import numpy as np
+
+from roadbits.codecs.catalogue import codec_named, still_or_clip_codec_named
+from roadbits.codecs.codec import OperatingPoint, is_clip_codec
 from roadbits.fleet.adaptation_words import SHARINGS, Sharing
 from roadbits.fleet.cameras.frame import DataError, Frame, FrameSource
+from roadbits.fleet.devices import ladder_of
 from roadbits.fleet.fittings import Fitting, Version
 from roadbits.fleet.links import link_for
 from roadbits.fleet.policies import Situation
 from roadbits.fleet.rate_control import ControlState, Encoding, encoder_for
-from roadbits.fleet.rules import Rule
+from roadbits.fleet.rules import SEGMENT_FRAMES, Rule, Way
 from roadbits.fleet.scenario import Scenario
 from roadbits.fleet.seeds import Purpose, generator_for
 from roadbits.fleet.sources import train_source
 from roadbits.fleet.throughput import Queued, Throughput
 from roadbits.fleet.uplink import US_PER_S
 
-SEGMENT_FRAMES = 32
-"""Frames per segment: bounds what one message carries, and how soon a first upload is stored."""
 ENCODER_BUSY, BUFFER_FULL, SKIPPED = "encoder busy", "send buffer full", "skipped"
 """Why a frame is dropped."""
 
@@ -82,6 +86,7 @@ class Upload:
         encode_s: time the device spent on encoding.
         encode_macs: multiply-accumulates it spent.
         used_point: at which it was encoded; empty if it never was.
+        clip: position of the first frame of its clip, whose upload holds the payload of all; -1 for a still.
     """
 
     arm: Arm
@@ -102,6 +107,7 @@ class Upload:
     encode_s: float = 0.0
     encode_macs: int = 0
     used_point: str = ""
+    clip: int = -1
 
 
 @dataclass(frozen=True)
@@ -142,15 +148,20 @@ class Segment:
     fittings: Mapping[str, Fitting] = field(default_factory=dict)
 
 
-def rules_of(scenario: Scenario) -> dict[Arm, Rule]:
-    """Return every (codec, operating point or policy) of a scenario, in its order, and how it chooses points."""
+def ways_of(scenario: Scenario) -> dict[Arm, Way]:
+    """Return every (codec, operating point or policy) of a scenario, in its order, and how it sends frames."""
     words = scenario.adaptation
     return {
-        Arm(f"{choice.name}{sharing}", str(rule)): rule
+        Arm(f"{choice.name}{sharing}", str(way)): way
         for choice in scenario.codecs
         for sharing in ("", *(f"+{each}" for each in (words.sharing if words and words.codec == choice.name else ())))
-        for rule in choice.rules
+        for way in choice.ways
     }
+
+
+def rules_of(scenario: Scenario) -> dict[Arm, Rule]:
+    """Return every (codec, operating point or policy) of a scenario, in its order, and how it chooses points."""
+    return {arm: way.rule for arm, way in ways_of(scenario).items()}
 
 
 def arms_of(scenario: Scenario) -> tuple[Arm, ...]:
@@ -173,7 +184,10 @@ def drive(segment: Segment) -> tuple[list[Upload], tuple[ArmState, ...]]:
         for position, (arm, state) in enumerate(zip(arms_of(scenario), segment.states, strict=True))
     ]
     frames = frames_from(source, segment.first)
-    uploads = [lane.capture(frame) for frame in itertools.islice(frames, SEGMENT_FRAMES) for lane in lanes]
+    uploads = [
+        upload for frame in itertools.islice(frames, SEGMENT_FRAMES) for lane in lanes for upload in lane.capture(frame)
+    ]
+    uploads += [upload for lane in lanes for upload in lane.end()]
     return uploads, tuple(lane.state for lane in lanes)
 
 
@@ -204,13 +218,18 @@ class _Lane:
         vehicle = segment.vehicle
         self._fleet = scenario.fleet
         self._seed = scenario.seed
-        self._interval_us = _us(scenario.cameras.interval_s)
+        self._way = ways_of(scenario)[arm]
+        self._interval_us = self._way.every * _us(scenario.cameras.interval_s)
         self._arm, self._position, self._vehicle = arm, position, vehicle
         group = scenario.fleet.group_of(vehicle)
         self._duty = group.device.duty
-        self._encoder = encoder_for(
-            rules_of(scenario)[arm], codec_named(arm.source), group, scenario.fleet.deadline_s, state.control
+        self._device = group.device
+        self._encoder = (
+            None
+            if self._way.clip_frames
+            else encoder_for(self._way.rule, codec_named(arm.source), group, scenario.fleet.deadline_s, state.control)
         )
+        self._clip: list[Frame] = []
         self._fitting = segment.fittings[arm.sharing] if arm.sharing else Fitting()
         self._close_us = close_us
         self._link = link_for(scenario.fleet, scenario.seed, vehicle, self._fitting.taken_us)
@@ -227,20 +246,75 @@ class _Lane:
             self._encoder_free_us,
             tuple(self._in_flight),
             self._throughput,
-            self._encoder.state,
+            self._encoder.state if self._encoder else ControlState(),
         )
 
-    def capture(self, frame: Frame) -> Upload:
-        """Encode a frame, queue it and say what becomes of it."""
+    def capture(self, frame: Frame) -> list[Upload]:
+        """Take a frame, and say what becomes of it, or of the clip that it completes."""
+        if frame.index % self._way.every:
+            return [replace(self._captured(frame), reason=SKIPPED)]
+        if not self._way.clip_frames:
+            return [self._still(frame)]
+        self._clip.append(frame)
+        return self.end() if len(self._clip) == self._way.clip_frames else []
+
+    def end(self) -> list[Upload]:
+        """Send the clip that was begun, if there is one, and say what becomes of its frames."""
+        frames, self._clip = self._clip, []
+        if not frames:
+            return []
+        last = self._sent_clip(frames)
+        uploads = []
+        for frame in frames:
+            own = self._captured(frame)
+            # The clip counts once: with its first frame.
+            shares = (
+                {} if frame is frames[0] else {"payload": None, "payload_bytes": 0, "encode_s": 0.0, "encode_macs": 0}
+            )
+            ready_us = last.ready_us if last.used_point else own.captured_us
+            changed = {"index": frame.index, "camera": frame.camera, "domain": frame.domain, "ready_us": ready_us}
+            uploads.append(
+                replace(last, captured_us=own.captured_us, clip=frames[0].index, **changed, **shares)  # type: ignore[arg-type]
+            )
+        return uploads
+
+    def _sent_clip(self, frames: Sequence[Frame]) -> Upload:
+        """Encode and queue a clip, and return what becomes of it as if its last frame held all of it."""
+        upload = self._captured(frames[-1])
+        if self._encoder_free_us > upload.captured_us + self._interval_us * len(frames):
+            return replace(upload, reason=ENCODER_BUSY)
+        codec, point = still_or_clip_codec_named(self._arm.source), self._way.rule
+        assert is_clip_codec(codec)
+        assert isinstance(point, OperatingPoint)
+        ladder = ladder_of(self._device, codec, upload.height, upload.width, (point,))
+        try:
+            payload = codec.encode(np.stack([frame.image for frame in frames]), point)
+        except ValueError as error:
+            raise DataError(
+                f"vehicle {self._vehicle}, frames {frames[0].index} to {frames[-1].index} of {frames[0].camera}, "
+                f"{self._arm.key}: {error}"
+            ) from error
+        seconds, macs = len(frames) * float(ladder.seconds[0]), len(frames) * int(ladder.macs[0])
+        begin_us = max(upload.captured_us, self._encoder_free_us)
+        # Drawn once for the clip, as for the still that its first frame would be.
+        whole = replace(upload, index=frames[0].index)
+        return self._queued(whole, Encoding(payload, point, seconds, macs), begin_us)
+
+    def _captured(self, frame: Frame) -> Upload:
         height, width = frame.image.shape[:2]
         now_us = _us(frame.time_s)
-        upload = Upload(
-            self._arm, self._vehicle, frame.index, frame.camera, frame.domain, height, width, now_us, now_us
-        )
+        return Upload(self._arm, self._vehicle, frame.index, frame.camera, frame.domain, height, width, now_us, now_us)
+
+    def _still(self, frame: Frame) -> Upload:
+        """Encode a frame, queue it and say what becomes of it."""
+        upload, now_us = self._captured(frame), _us(frame.time_s)
         if self._encoder_free_us > now_us + self._interval_us:
             return replace(upload, reason=ENCODER_BUSY)
         begin_us = max(now_us, self._encoder_free_us)
-        encoding = self._encode(frame, begin_us)
+        return self._queued(upload, self._encode(frame, begin_us), begin_us)
+
+    def _queued(self, upload: Upload, encoding: Encoding, begin_us: int) -> Upload:
+        """Queue what was encoded from some time on, and say what becomes of it."""
         ready_us = begin_us + _us(encoding.seconds)
         self._encoder_free_us = begin_us + _us(encoding.seconds / self._duty)
         upload = replace(upload, encode_s=encoding.seconds, encode_macs=encoding.macs)
@@ -264,6 +338,7 @@ class _Lane:
             bits_per_s=self._throughput.bits_per_s(begin_us, self._in_flight),
         )
         try:
+            assert self._encoder is not None
             if self._arm.sharing:
                 update = self._fitting.update_for(frame.domain, begin_us)
                 self._encoder.codec = Version(self._arm.source, update).codec()

@@ -26,7 +26,7 @@ from av.video.codeccontext import VideoCodecContext
 from av.video.reformatter import ColorRange
 
 from roadbits.codecs.bitstream import BitstreamError, CodecId, Container, expect, pack
-from roadbits.codecs.codec import MAX_CLIP_PIXELS, Clip, Image, OperatingPoint, check_clip
+from roadbits.codecs.codec import MAX_CLIP_PIXELS, Clip, Complexity, Image, OperatingPoint, check_clip
 from roadbits.codecs.legacy.yuv420 import bounded_decoder, coded_size, padded, to_rgb, to_yuv420
 
 _GOP_FRAMES = 32
@@ -86,6 +86,15 @@ class LegacyClip:
         """Every value of the first knob."""
         lowest, highest = self.knobs[self._knob]
         return tuple(OperatingPoint.of(**{self._knob: value}) for value in range(lowest, highest - 1, -1))
+
+    @property
+    def all_points(self) -> tuple[OperatingPoint, ...]:
+        """The same: none costs less computation than another of its quality."""
+        return self.fine_points
+
+    def complexity(self, point: OperatingPoint, height: int, width: int) -> Complexity:
+        """Return zeros: there is no network."""
+        return Complexity(0, 0, 0, 0, 0)
 
     @property
     def _knob(self) -> str:

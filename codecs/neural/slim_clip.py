@@ -133,6 +133,11 @@ class SlimClip:
         """The still codec's."""
         return self.still.fine_points
 
+    @property
+    def all_points(self) -> tuple[OperatingPoint, ...]:
+        """The still codec's."""
+        return self.still.all_points
+
     def check(self, point: OperatingPoint) -> None:
         """Raise ValueError if `point` names no trained width, or no lambda within its range."""
         self.still.check(point)

@@ -84,6 +84,7 @@ def test_a_good_upload_is_delivered_with_all_that_is_known_of_it(tmp_path: Path)
             encode_s=0.1,
             encode_macs=7,
             used_point="quality=10",
+            clip=-1,
             payload=PAYLOAD,
         )
     ]

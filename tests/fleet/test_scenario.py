@@ -11,6 +11,7 @@ from roadbits.fleet.cameras.street import DOMAINS
 from roadbits.fleet.devices import ladder_of
 from roadbits.fleet.scenario import ConstantUplink, Scenario, TwoStateUplink
 from roadbits.fleet.scenario_file import dump_scenario, load_scenario
+from roadbits.fleet.vehicle import arms_of
 from roadbits.fleet.yaml_file import YamlFileError
 
 SHIPPED = sorted((Path(__file__).parents[2] / "scenarios").glob("*.yaml"))
@@ -133,7 +134,8 @@ downstream: {steps: 1, setups: [XX], crop: [1]}
         "run.yaml:17: codecs[0].name no codec 'jpg': choose from jpeg, jpeg2000, webp, avif, hevc-intra, "
         "cae, hyperprior, slimcae, or NAME:FILE for weights of your own, of cae, hyperprior, scaling, mae, "
         "conditional, gain, slimcae, slimhyperprior, or NAME/WIDTH for one width of a codec of several, or "
-        "any of these with +FILE.safetensors for an adapter",
+        "any of these with +FILE.safetensors for an adapter; of clips: mpeg2, h264, h264-lowdelay, hevc, "
+        "hevc-lowdelay, av1, av1-lowdelay, slimvc",
         "run.yaml:18: codecs[1].points[1] operating point 'foo' is not of the form knob=value[,knob=value]",
         "run.yaml:19: downstream.crop[1] is missing",
         "run.yaml:19: downstream.setups[0] input should be 'OO', 'CO', 'RO', 'CC', 'OC' or 'RC', got 'XX'",
@@ -214,7 +216,7 @@ def test_a_point_has_one_spelling(tmp_path: Path) -> None:
 def test_without_points_the_ladder_is_taken(tmp_path: Path) -> None:
     (choice,) = one(tmp_path, edited(", points: [quality=10]", "")).codecs
     assert choice.points == ()
-    assert choice.rules == codec_named("jpeg").points
+    assert tuple(way.rule for way in choice.ways) == codec_named("jpeg").points
 
 
 def test_a_codec_without_a_speed_is_refused(tmp_path: Path) -> None:
@@ -225,11 +227,48 @@ def test_a_codec_without_a_speed_is_refused(tmp_path: Path) -> None:
     ]
 
 
-def test_a_codec_named_twice_is_refused(tmp_path: Path) -> None:
-    text = edited("downstream:", "  - {name: jpeg, points: [quality=20]}\ndownstream:")
-    assert faults(tmp_path, text) == [
-        "run.yaml:1: codecs names one codec twice: jpeg, jpeg; give all its points in one entry"
+def test_an_arm_named_twice_is_refused(tmp_path: Path) -> None:
+    text = edited("downstream:", "  - {name: jpeg, points: [quality=10]}\ndownstream:")
+    assert faults(tmp_path, text) == ["run.yaml:1: codecs names jpeg:quality=10 twice: leave one out"]
+
+
+def test_one_codec_may_send_in_several_ways(tmp_path: Path) -> None:
+    speeds = "fleet.device.encode_mpx_per_s={jpeg: 30, h264: 20}"
+    words = one(
+        tmp_path,
+        SMALL,
+        speeds,
+        "codecs=[{name: jpeg, points: [quality=10]}, {name: jpeg, points: [quality=10], every: 4}, "
+        "{name: h264, points: [crf=30]}, {name: h264, points: [crf=30], clip_frames: 8, every: 4}]",
+    )
+    assert [arm.key for arm in arms_of(words)] == [
+        "jpeg:quality=10",
+        "jpeg:quality=10,every=4",
+        "h264:crf=30,frames=16",
+        "h264:crf=30,every=4,frames=8",
     ]
+
+
+@pytest.mark.parametrize(
+    ("codec", "expected"),
+    [
+        ("{name: jpeg, clip_frames: 8}", "clip_frames is for codecs of clips, jpeg codes stills"),
+        ("{name: h264, policies: [{kind: link}]}", "policies choose a point for each still, h264 codes clips"),
+        (
+            "{name: h264, clip_frames: 16, every: 4}",
+            "a clip takes 64 captured frames, every x clip_frames must divide 32",
+        ),
+        ("{name: h264, clip_frames: 12}", "clip_frames input should be 1, 2, 4, 8, 16 or 32"),
+        ("{name: h264, points: [crf=99]}", "h264 has no point crf=99"),
+        ("{name: jpeg, every: 0}", "every input should be greater than or equal to 1"),
+    ],
+)
+def test_clips_that_cannot_be_sent_are_refused(codec: str, expected: str, tmp_path: Path) -> None:
+    path = tmp_path / "run.yaml"
+    path.write_text(SMALL)
+    with pytest.raises(YamlFileError) as caught:
+        load_scenario(path, ("fleet.device.encode_mpx_per_s={jpeg: 30, h264: 20}", f"codecs=[{codec}]"))
+    assert expected in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -468,11 +507,11 @@ def test_a_codec_has_fixed_points_then_policies_each_with_a_name_of_its_own(tmp_
         "{kind: budget, max_bpp: 1, joules_per_hour: 40.5}"
     )
     (choice,) = one(tmp_path, SMALL, POLICIES % policies).codecs
-    assert [str(rule) for rule in choice.rules] == [
+    assert [str(way) for way in choice.ways] == [
         *("quality=5", "target-bpp=0.2", "link", "link,latency_s=5", "budget,max_bpp=1,joules_per_hour=40.5")
     ]
     (alone,) = one(tmp_path, SMALL, "codecs=[{name: jpeg, policies: [{kind: link}]}]").codecs
-    assert [str(rule) for rule in alone.rules] == ["link"]
+    assert [str(way) for way in alone.ways] == ["link"]
 
 
 @pytest.mark.parametrize(

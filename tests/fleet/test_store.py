@@ -30,6 +30,7 @@ RECORD = Record(
     encode_s=0.1,
     encode_macs=7,
     used_point="quality=10",
+    clip=-1,
     payload=b"\x00\xff\x00",
 )
 
@@ -163,7 +164,7 @@ with Store(path) as store:
     for batch in range(100_000):
         records = [
             Record(f"{batch}/{k}", "jpeg", "quality=10", 0, 4 * batch + k, "c", "day", 4, 6, 0, 0, 0, 3000, "delivered",
-                   "", 1, 0.0, 0, "", bytes([batch % 256]) * 3000)
+                   "", 1, 0.0, 0, "", -1, bytes([batch % 256]) * 3000)
             for k in range(4)
         ]
         try:

@@ -38,6 +38,7 @@ def record(frame: int, verdict: str, arrival_s: float | None, payload_bytes: int
         encode_s=0.25,
         encode_macs=3_000_000,
         used_point="quality=10",
+        clip=-1,
         payload=None,
     )
 
