@@ -88,6 +88,8 @@ class UploadRow:
         points_used: frames encoded at each point, by rising rate.
         groups: the same by group, where the fleet has any.
         adapter_bytes: of those bytes, up and down, for adapters and what it takes to learn them.
+        every: of so many captured frames one was to be sent.
+        clip_frames: of each payload; 0 for stills.
     """
 
     codec: str
@@ -122,6 +124,8 @@ class UploadRow:
     points_used: dict[str, int]
     groups: list[GroupRow]
     adapter_bytes: int = 0
+    every: int = 1
+    clip_frames: int = 0
 
 
 @dataclass(frozen=True)

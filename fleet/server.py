@@ -38,7 +38,7 @@ from roadbits.fleet.sources import classes_of, train_source
 from roadbits.fleet.stages import Stages
 from roadbits.fleet.store import Record, Store
 from roadbits.fleet.summary import Quality, missed_target, summarise
-from roadbits.fleet.vehicle import Arm, rules_of, ways_of
+from roadbits.fleet.vehicle import Arm, ways_of
 
 if TYPE_CHECKING:
     from roadbits.fleet.codec_adaptation import CodecAdaptation
@@ -370,10 +370,10 @@ class Server:
         vehicles = range(fleet.num_vehicles)
         seed = self._plan.scenario.seed
         drives_s = [train_source(cameras, seed, vehicle, len(vehicles)).last_time_s for vehicle in vehicles]
-        rule = rules_of(self._plan.scenario)[arm]
+        way = ways_of(self._plan.scenario)[arm]
         row = summarise(
             arm,
-            rule,
+            way,
             self._store.records(arm.codec, arm.point),
             Quality(*quality),
             sum(drive_s + cameras.interval_s for drive_s in drives_s) / 3600,
@@ -384,7 +384,7 @@ class Server:
             row = replace(row, bytes=row.bytes + traffic, adapter_bytes=traffic)
         if row.delivered == 0:
             self._note(f"{arm.key} delivered no frame: nothing could be trained on it")
-        if missed := missed_target(rule, row):
+        if missed := missed_target(way.rule, row):
             self._note(missed)
         return row
 

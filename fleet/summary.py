@@ -13,7 +13,7 @@ from roadbits.codecs.catalogue import still_or_clip_codec_named
 from roadbits.codecs.codec import OperatingPoint
 from roadbits.fleet.devices import encode_joules, radio_joules
 from roadbits.fleet.results import GroupRow, Timeline, UploadRow
-from roadbits.fleet.rules import Rule, TargetBpp
+from roadbits.fleet.rules import Rule, TargetBpp, Way
 from roadbits.fleet.scenario import Fleet, Group
 from roadbits.fleet.store import Record
 from roadbits.fleet.uplink import US_PER_S
@@ -32,13 +32,13 @@ class Quality:
 
 
 def summarise(
-    arm: Arm, rule: Rule, records: Iterable[Record], quality: Quality, vehicle_hours: float, fleet: Fleet
+    arm: Arm, way: Way, records: Iterable[Record], quality: Quality, vehicle_hours: float, fleet: Fleet
 ) -> UploadRow:
     """Return the row of one arm; every captured frame is in exactly one of its counts.
 
     Args:
         arm: codec and operating point or policy.
-        rule: how it chose points.
+        way: how it sent frames.
         records: of every captured frame.
         quality: of what was delivered.
         vehicle_hours: of driving.
@@ -76,7 +76,7 @@ def summarise(
         latency_p95_s=float(np.percentile(latency, 95)),
         energy_j=energy_j,
         timeline=_timeline(rows),
-        policy="fixed" if isinstance(rule, OperatingPoint) else rule.kind,
+        policy="fixed" if isinstance(way.rule, OperatingPoint) else way.rule.kind,
         dropped_encoder_busy=reasons[ENCODER_BUSY],
         dropped_buffer_full=reasons[BUFFER_FULL],
         dropped_skipped=reasons[SKIPPED],
@@ -86,6 +86,8 @@ def summarise(
         encode_memory_bytes=_memory_bytes(arm, rows),
         points_used=_points_used(arm, rows),
         groups=groups if fleet.groups else [],
+        every=way.every,
+        clip_frames=way.clip_frames,
     )
 
 

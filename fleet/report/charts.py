@@ -51,8 +51,12 @@ def chart(identity: str, figure: Any, title: str) -> Html:
 
 
 def miou_over_rate(runs: Sequence[MeasuredRun], looks: Looks, setup: str, span: tuple[float, float]) -> Any:
-    """Return mIoU in percent over bpp for one setup, each run's OO as a band; `span` is the vertical axis."""
-    figure = plain_figure("bpp of the uploads", "mIoU, %", log_x=True)
+    """Return mIoU in percent over rate for one setup, each run's OO as a band; `span` is the vertical axis.
+
+    The rate is bpp where all arms send as many frames, else bytes per hour of driving.
+    """
+    alike = all(run.sends_alike for run in runs)
+    figure = plain_figure("bpp of the uploads" if alike else "MB per vehicle-hour", "mIoU, %", log_x=True)
     for run, line, arms in _curves(runs):
         measured = [arm for arm in arms if setup in arm.miou]
         if not measured:
@@ -63,7 +67,7 @@ def miou_over_rate(runs: Sequence[MeasuredRun], looks: Looks, setup: str, span: 
             "arrayminus": [100 * (each.mean - each.low) for each in values],
         }
         figure.add_scatter(
-            x=[arm.upload.bpp for arm in measured],
+            x=[arm.upload.bpp if alike else arm.megabytes_per_vehicle_hour for arm in measured],
             y=[100 * each.mean for each in values],
             error_y={"type": "data", "symmetric": False, "thickness": 1.2, "width": 3, **bars},
             customdata=[_told_miou(run, arm, setup) for arm in measured],

@@ -119,6 +119,11 @@ class MeasuredRun:
         return next((arm.miou["OO"] for arm in self.arms if "OO" in arm.miou), None)
 
     @property
+    def sends_alike(self) -> bool:
+        """Whether every arm sends as many of its frames: only then do bits per pixel compare what they cost."""
+        return len({arm.upload.every for arm in self.arms}) < 2
+
+    @property
     def seeds(self) -> list[int]:
         """The segmenters' seeds."""
         return sorted({row.seed for row in self.results.downstream})
@@ -147,14 +152,24 @@ def cheapest_first(arms: Sequence[MeasuredArm]) -> list[MeasuredArm]:
 
 
 def _lines(uploads: Sequence[UploadRow]) -> list[str]:
-    """Return the codec of each, with the width of a codec that has a width with several fixed points."""
+    """Return the codec of each; with the width of a codec that has a width with several fixed points, and how often."""
     widths = [_width(row) for row in uploads]
     times = Counter((row.codec, width) for row, width in zip(uploads, widths, strict=True) if width)
     split = {codec for (codec, _), count in times.items() if count > 1}
-    return [
+    of_width = [
         f"{row.codec} {width}" if width and row.codec in split else row.codec
         for row, width in zip(uploads, widths, strict=True)
     ]
+    several = {
+        row.codec for row in uploads for other in uploads if row.codec == other.codec and _sent(row) != _sent(other)
+    }
+    return [line + _sent(row) * (row.codec in several) for line, row in zip(of_width, uploads, strict=True)]
+
+
+def _sent(row: UploadRow) -> str:
+    """Return how often an arm sends, and clips of how many frames."""
+    every = f", 1 frame of {row.every}" if row.every > 1 else ""
+    return every + (f", clips of {row.clip_frames}" if row.clip_frames else "")
 
 
 def _width(row: UploadRow) -> str:

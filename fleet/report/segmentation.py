@@ -36,7 +36,8 @@ def miou_section(runs: Sequence[MeasuredRun], looks: Looks) -> Html:
     axis = switch("bpp axis", "axis", "miou", [("log", "log"), ("linear", "linear")])
     controls = element("div", join([legend(looks), axis]), class_="controls")
     grid = element("div", join(panels), class_="panels")
-    return section("miou", "mIoU against bits per pixel", controls, grid, element("p", note, class_="note"))
+    rate = "bits per pixel" if all(run.sends_alike for run in runs) else "bytes per hour of driving"
+    return section("miou", f"mIoU against {rate}", controls, grid, element("p", note, class_="note"))
 
 
 def decomposition_section(runs: Sequence[MeasuredRun]) -> Html:

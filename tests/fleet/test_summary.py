@@ -5,7 +5,7 @@ import pytest
 from roadbits.codecs.catalogue import codec_named
 from roadbits.codecs.codec import OperatingPoint
 from roadbits.fleet.results import UploadRow
-from roadbits.fleet.rules import Rule, TargetBpp
+from roadbits.fleet.rules import Rule, TargetBpp, Way
 from roadbits.fleet.scenario import ConstantUplink, Device, Fleet, Group
 from roadbits.fleet.store import Record
 from roadbits.fleet.summary import Quality, missed_target, summarise
@@ -65,7 +65,7 @@ RECORDS = [
 
 def summary(records: list[Record]) -> UploadRow:
     fleet = Fleet(vehicles=1, uplink=UPLINK, device=DEVICE)
-    return summarise(ARM, OperatingPoint.of(quality=10), records, Quality(31.5, 0.9), 0.5, fleet)
+    return summarise(ARM, Way(OperatingPoint.of(quality=10), 1, 0), records, Quality(31.5, 0.9), 0.5, fleet)
 
 
 def test_the_summary_of_a_handful_of_records_is_what_a_hand_computes() -> None:
@@ -145,7 +145,7 @@ def test_a_fleet_of_groups_is_told_by_group() -> None:
         )
     )
     records = [replace(row, vehicle=k % 3) for k, row in enumerate(RECORDS)]
-    row = summarise(ARM, OperatingPoint.of(quality=10), records, Quality(31.5, 0.9), 0.5, fleet)
+    row = summarise(ARM, Way(OperatingPoint.of(quality=10), 1, 0), records, Quality(31.5, 0.9), 0.5, fleet)
     assert [(group.group, group.vehicles, group.frames) for group in row.groups] == [("strong", 2, 6), ("weak", 1, 3)]
     # Vehicle 2 has frames 2, 5 and 8: 300 bytes delivered, 200 rejected, and one dropped before it was encoded.
     weak = row.groups[1]
@@ -179,6 +179,6 @@ def test_memory_is_that_of_the_most_demanding_frame() -> None:
     ]
     device = DEVICE.model_copy(update={"gmac_per_s": 10.0, "joules_per_gmac": 0.3})
     fleet = Fleet(vehicles=1, uplink=UPLINK, device=device)
-    row = summarise(Arm("cae", point), codec.points[0], records, Quality(31.5, 0.9), 0.5, fleet)
+    row = summarise(Arm("cae", point), Way(codec.points[0], 1, 0), records, Quality(31.5, 0.9), 0.5, fleet)
     assert row.encode_memory_bytes == codec.complexity(codec.points[0], 128, 96).encode_memory_bytes
     assert summary(RECORDS).encode_memory_bytes == 0

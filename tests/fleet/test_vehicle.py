@@ -20,7 +20,7 @@ from roadbits.fleet.sources import train_source
 from roadbits.fleet.store import Store
 from roadbits.fleet.summary import Quality, summarise
 from roadbits.fleet.uplink import US_PER_S
-from roadbits.fleet.vehicle import Arm, ArmState, Segment, Upload, arms_of, drive, frames_from, rules_of
+from roadbits.fleet.vehicle import Arm, ArmState, Segment, Upload, arms_of, drive, frames_from, ways_of
 
 FRAMES, VEHICLES = 40, 2
 HEIGHT, WIDTH = 24, 32
@@ -93,8 +93,8 @@ def test_every_captured_frame_is_in_exactly_one_count_of_the_results(drives: Pat
         for number in range(VEHICLES):
             Collector(store, words.fleet.deadline_s).receive(whole_drive(words, number), number, FRAMES, ())
         rows = [
-            summarise(arm, rule, store.records(*vars(arm).values()), Quality(0, 0), 1, words.fleet)
-            for arm, rule in rules_of(words).items()
+            summarise(arm, way, store.records(*vars(arm).values()), Quality(0, 0), 1, words.fleet)
+            for arm, way in ways_of(words).items()
         ]
     for row in rows:
         counts = (row.delivered, row.late, row.lost, row.rejected, row.dropped, row.backlog)
