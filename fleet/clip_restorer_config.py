@@ -83,6 +83,16 @@ class ClipRestorerTrainingWords(TrainingPart):
     held_out: tuple[Clips, ...] = Field(strict=False, min_length=1)
 
     @property
+    def train_on(self) -> tuple[Clips, ...]:
+        """Where crops come from."""
+        return self.data
+
+    @property
+    def validate_on(self) -> tuple[Clips, ...]:
+        """What is measured."""
+        return self.held_out
+
+    @property
     def spec(self) -> ClipRestorerSpec:
         """The network."""
         return ClipRestorerSpec(tuple(sorted({each.name for each in self.codecs})), self.channels, self.blocks)

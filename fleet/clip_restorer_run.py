@@ -115,14 +115,14 @@ class ClipRestorerRun:
         """
         refuse_started(self._checkpoint, resume)
         words = self._words
-        for clips in (*words.data, *words.held_out):
+        for clips in (*words.train_on, *words.validate_on):
             cache_name(clips)  # names missing images before anything is written
         with own_folder(self._checkpoint, resume):
             write_whole(self._folder / "config.yaml", dump_training(words).encode())
-            learned = self._clips(words.data)
+            learned = self._clips(words.train_on)
             pairs = [self._pairs(coded, learned) for coded in self._coded(learned_only=True)]
             crops = TripletCrops(pairs, [len(clip) for clip in learned], words.spec.codecs, words.crop, words.seed)
-            remove_other_caches(self._folder / "cache", (*words.data, *words.held_out))
+            remove_other_caches(self._folder / "cache", (*words.train_on, *words.validate_on))
             with postponed_interrupts() as interrupts:
                 weights = self._train(crops, interrupts)
                 metadata = {_METADATA_KEY: json.dumps(asdict(words.spec))}
@@ -178,7 +178,7 @@ class ClipRestorerRun:
     def _measure(self, interrupts: Interrupts) -> None:
         """Measure every point on clips that nothing was trained on, told the truth and told another point."""
         words, restorer = self._words, load_clip_restorer(self._model)
-        clips, coded = self._clips(words.held_out), self._coded(learned_only=False)
+        clips, coded = self._clips(words.validate_on), self._coded(learned_only=False)
         rows: list[ClipQuality] = []
         learned = self._coded(learned_only=True)
         with self._display.bar("held-out clips", len(coded) * len(clips)) as bar:
