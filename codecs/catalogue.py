@@ -3,8 +3,8 @@
 A plain name of a neural codec means its shipped weights, `NAME:FILE` weights of one's own. `cae` and `hyperprior` name
 what a network is; `gain`, `scaling`, `mae` and `conditional` how it reaches several rates, whichever it is; `slimcae`
 and `slimhyperprior` one that has several widths, of which `slimcae/96` and `slimcae/96:FILE` take one out. Behind a
-`+` stands the file of an adapter, as in `cae+dusk.safetensors`. Clips have codecs of their own, `slimvc` among them,
-whose file goes with that of a `slimcae`.
+`+` stands the file of an adapter, as in `cae+dusk.safetensors`. Clips have codecs of their own, `slimvc` and
+`slimvc/96` among them, whose file goes with that of a `slimcae`.
 
 Not here: the codecs themselves.
 """
@@ -94,21 +94,21 @@ def clip_codecs() -> tuple[ClipCodec, ...]:
     return *CLIP_CODECS, *([_slimvc(SLIMVC, _shipped_weights(SLIMVC))] if _shipped_weights(SLIMVC).is_file() else [])
 
 
-def _slimvc(name: str, path: Path) -> SlimClip:
-    """Return SlimVC with the temporal model in a file.
+def _slimvc(name: str, path: Path, width: int | None = None) -> SlimClip:
+    """Return SlimVC with the temporal model in a file, all of it or one width.
 
     Raises:
         ValueError: if it cannot be used, or its still codec is not to be found.
     """
     try:
         stat = path.stat()
-        return _cached_slimvc(name, path, stat.st_mtime_ns, stat.st_size)
+        return _cached_slimvc(name, path, width, stat.st_mtime_ns, stat.st_size)
     except (ModelFileError, OSError, ValueError) as error:
         raise ValueError(f"codec {name}: {error}") from error
 
 
 @functools.lru_cache(maxsize=8)
-def _cached_slimvc(name: str, path: Path, modified_ns: int, size: int) -> SlimClip:
+def _cached_slimvc(name: str, path: Path, width: int | None, modified_ns: int, size: int) -> SlimClip:
     """Return SlimVC; the last two arguments tell a changed file from the one in the cache."""
     model = TemporalModel.load(path)
     kind, colon, file = model.description.still.partition(":")
@@ -116,7 +116,7 @@ def _cached_slimvc(name: str, path: Path, modified_ns: int, size: int) -> SlimCl
     still = codec_named(f"{kind}:{beside}" if colon and not Path(file).is_file() else kind + colon + file)
     if not isinstance(still, SlimStill):
         raise ModelFileError(f"{path} says that it belongs to {kind}, which has one width only")
-    return SlimClip(name, still, model)
+    return SlimClip(name, still, model, width)
 
 
 def still_or_clip_codec_named(name: str) -> Codec | ClipCodec:
@@ -128,9 +128,11 @@ def still_or_clip_codec_named(name: str) -> Codec | ClipCodec:
     for codec in CLIP_CODECS:
         if codec.name == name:
             return codec
-    kind, colon, file = name.partition(":")
-    if kind == SLIMVC and bool(colon) == bool(file):
-        return _slimvc(name, Path(file) if file else _shipped_weights(SLIMVC))
+    of_file, colon, file = name.partition(":")
+    kind, slash, width = of_file.partition("/")
+    takes_width = not slash or (width.isascii() and width.isdecimal())
+    if kind == SLIMVC and takes_width and bool(colon) == bool(file):
+        return _slimvc(name, Path(file) if file else _shipped_weights(SLIMVC), int(width) if width else None)
     try:
         return codec_named(name)
     except ValueError as error:

@@ -78,11 +78,13 @@ class SlimClip:
         name: on the command line; with a file of one's own, the file follows a colon.
         still: the codec of its frames.
         model: the temporal entropy model.
+        width: whose points alone it offers; those of all if left out.
     """
 
     name: str
     still: SlimStill
     model: TemporalModel
+    width: int | None = None
 
     def __post_init__(self) -> None:
         """Check that the models belong together.
@@ -95,8 +97,8 @@ class SlimClip:
             raise ValueError(f"the temporal model is of {self.model.description.still} {wanted}, that one is {here}")
         if self.model.description.widths != self.still.model.widths:
             raise ValueError(f"the temporal model has widths {self.model.description.widths}")
-        if not self.priors:
-            raise ValueError("the temporal model has no width")
+        if self.width is not None and self.width not in self.priors:
+            raise ValueError(f"width {self.width} was not trained; choose from {', '.join(map(str, self.priors))}")
 
     @cached_property
     def priors(self) -> dict[int, WidthPrior]:
@@ -126,26 +128,29 @@ class SlimClip:
     @property
     def points(self) -> tuple[OperatingPoint, ...]:
         """The still codec's."""
-        return self.still.points
+        return self.still.points if self.width is None else self.still.points_of(self.width)
 
     @property
     def fine_points(self) -> tuple[OperatingPoint, ...]:
         """The still codec's."""
-        return self.still.fine_points
+        return self.still.fine_points if self.width is None else self.still.fine_points_of(self.width)
 
     @property
     def all_points(self) -> tuple[OperatingPoint, ...]:
         """The still codec's."""
-        return self.still.all_points
+        return self.still.all_points if self.width is None else self.still.fine_points_of(self.width)
 
     def check(self, point: OperatingPoint) -> None:
         """Raise ValueError if `point` names no trained width, or no lambda within its range."""
         self.still.check(point)
+        if self.width is not None and point["width"] != self.width:
+            raise ValueError(f"codec {self.name} has no point {point}: it has width {self.width} alone")
 
     def encode(self, clip: Clip, point: OperatingPoint, /) -> bytes:
         """Return the payload of a clip; see `ClipCodec.encode`."""
         frames, height, width = check_clip(clip)
         check_size(self.name, height, width)
+        self.check(point)
         codec, inner = self.still.of_point(point)
         position, at_width = codec.position_of(inner), int(point["width"])
         expected = _Expected(codec, self.priors[at_width], self.model, position)

@@ -45,15 +45,14 @@ class SlimStill:
     @cached_property
     def all_points(self) -> tuple[OperatingPoint, ...]:
         """Every point of every width, width after width, each from the lowest rate up."""
-        return tuple(self._outer(width, point) for width, codec in self.codecs.items() for point in codec.fine_points)
+        return tuple(point for width in self.codecs for point in self.fine_points_of(width))
 
     @property
     def fine_points(self) -> tuple[OperatingPoint, ...]:
         """The widest width's points, which give the best quality; the widths themselves where each has one point."""
         if all(len(codec.fine_points) == 1 for codec in self.codecs.values()):
             return self.all_points
-        widest = max(self.codecs)
-        return tuple(self._outer(widest, point) for point in self.codecs[widest].fine_points)
+        return self.fine_points_of(max(self.codecs))
 
     @property
     def points(self) -> tuple[OperatingPoint, ...]:
@@ -63,7 +62,15 @@ class SlimStill:
         for rank, width in enumerate(narrow):
             trained = self.codecs[width].points
             chosen.append(self._outer(width, trained[rank * (len(trained) - 1) // len(narrow)]))
-        return (*chosen, *(self._outer(widest, point) for point in self.codecs[widest].points))
+        return (*chosen, *self.points_of(widest))
+
+    def points_of(self, width: int) -> tuple[OperatingPoint, ...]:
+        """Return the trained points of a width, from the lowest rate up."""
+        return tuple(self._outer(width, point) for point in self.codecs[width].points)
+
+    def fine_points_of(self, width: int) -> tuple[OperatingPoint, ...]:
+        """Return every point of a width, from the lowest rate up."""
+        return tuple(self._outer(width, point) for point in self.codecs[width].fine_points)
 
     def _outer(self, width: int, inner: OperatingPoint) -> OperatingPoint:
         """Return the point of a width's codec with the width in front; alone if it is the only one."""

@@ -265,6 +265,18 @@ def test_a_point_that_is_none_is_refused(codec: SlimClip, clip: Clip, text: str)
         codec.encode(clip[:1], OperatingPoint.parse(text))
 
 
+def test_one_width_offers_its_points_alone(codec: SlimClip, clip: Clip) -> None:
+    alone = SlimClip("slimvc/32", codec.still, codec.model, 32)
+    assert [str(point) for point in alone.points] == ["width=32,lambda=0.002", "width=32,lambda=0.02"]
+    payload = codec.encode(clip[:2], alone.points[1])
+    assert alone.encode(clip[:2], alone.points[1]) == payload
+    np.testing.assert_array_equal(alone.decode(payload), codec.decode(payload))
+    with pytest.raises(ValueError, match=r"slimvc/32 has no point width=16.*: it has width 32 alone"):
+        alone.encode(clip[:1], each_width(codec)[0])
+    with pytest.raises(ValueError, match="width 20 was not trained; choose from 16, 32"):
+        SlimClip("slimvc/20", codec.still, codec.model, 20)
+
+
 def test_small_or_strange_clips_are_refused(codec: SlimClip) -> None:
     point = each_width(codec)[0]
     with pytest.raises(ValueError, match="sides of at least 16"):
