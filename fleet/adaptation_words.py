@@ -13,8 +13,9 @@ from roadbits.fleet.parts import Count, NotNegative, Part, Positive, Seconds, Se
 Sharing = Literal["federated", "local", "central"]
 """Whose frames an adapter learns: of all vehicles by federated rounds, of one, or of all in one place."""
 SHARINGS: tuple[Sharing, ...] = ("federated", "local", "central")
-Method = Literal["cawf", "density", "finetune", "encoder", "decoder", "replay"]
-"""What moves: a residual adapter with its density, the density alone, all weights, one side's, all with replay."""
+Method = Literal["cawf", "density", "finetune", "encoder", "decoder", "replay", "joint", "scratch"]
+"""What moves: a residual adapter with its density, the density alone, all weights, one side's; both transforms while
+the decoder goes on to learn the source's own latents, all on frames of both domains, all from shuffled weights."""
 
 
 class StrategyWords(Part):

@@ -36,11 +36,14 @@ from roadbits.fleet.vehicle import frames_from
 
 _MOVES: dict[Method, tuple[TransformName, ...]] = {
     "finetune": ("g_a", "g_s", "h_a", "h_s"),
-    "replay": ("g_a", "g_s", "h_a", "h_s"),
+    "joint": ("g_a", "g_s", "h_a", "h_s"),
+    "scratch": ("g_a", "g_s", "h_a", "h_s"),
+    "replay": ("g_a", "g_s"),
     "encoder": ("g_a",),
     "decoder": ("g_s",),
 }
-"""Which transforms a method moves; the density moves where both sides do."""
+"""Which transforms a method moves; the density moves where all do, and never where old payloads are to be read on."""
+_REPLAYING: tuple[Method, ...] = ("replay", "joint")
 
 
 class Lesson(NamedTuple):
@@ -248,11 +251,20 @@ def tune_codec(job: Tuning) -> bytes:
     torch.set_num_threads(words.threads)
     source = model_from(job.start) if job.start else source_codec(words).model
     moving = [name for name in _MOVES[job.method] if source.hyper or name in ("g_a", "g_s")]
-    tuned = Tuned(source, moving, moves_density=len(moving) > 1)
-    replayed = _images(job.scenario, job.replayed) if job.method == "replay" else []
-    recipe = _recipe(words, job.seed, words.tuning_rate)
+    tuned = Tuned(source, moving, moves_density=moves_density(job.method))
+    rate = words.tuning_rate
+    if job.method == "scratch":
+        tuned.forget(job.seed)
+        rate = words.learning_rate
+    replayed = _images(job.scenario, job.replayed) if job.method in _REPLAYING else []
+    recipe = replace(_recipe(words, job.seed, rate), replays_latents=job.method == "replay")
     _run(tuned, recipe, _images(job.scenario, job.lessons), replayed, 0, recipe.steps)
     return file_of(tuned.freeze())
+
+
+def moves_density(method: Method) -> bool:
+    """Return whether a method moves the factorised density."""
+    return method not in ("encoder", "decoder", "replay")
 
 
 def moved_weights(source: FrozenModel, method: Method) -> int:
@@ -260,7 +272,7 @@ def moved_weights(source: FrozenModel, method: Method) -> int:
     if method in ("cawf", "density"):
         return len(vector_of(unadapted(source, has_residuals(method))))
     moving = [transform for name, transform in transforms_of(source).items() if name in _MOVES[method]]
-    density = len(vector_of(unadapted(source, with_residuals=False))) if len(_MOVES[method]) > 1 else 0
+    density = len(vector_of(unadapted(source, with_residuals=False))) if moves_density(method) else 0
     return sum(transform.num_parameters() for transform in moving) + density
 
 
@@ -320,19 +332,51 @@ class OldPayloads:
     point: OperatingPoint
 
 
-def share_still_exact(job: OldPayloads) -> list[float]:
-    """Return for each version the share of the source's payloads that still decode bit for bit.
+class StillDecodable(NamedTuple):
+    """What became of the source's payloads.
 
-    An adapter stands beside its source; a model that replaces it is all there is.
+    Attributes:
+        exact: share that still decode bit for bit.
+        change_db: by how much PSNR changes where a version reads them as its own; None if it cannot read one.
+    """
+
+    exact: float
+    change_db: float | None
+
+
+def still_decodable(job: OldPayloads) -> list[StillDecodable]:
+    """Return for each version what became of the source's payloads.
+
+    An adapter stands beside its source; a model that replaces it is all there is, and reads them as its own, though
+    they name the source's weights.
     """
     torch.set_num_threads(1)
     source = Version(job.versions[0].source)
     payloads = [source.codec().encode(image, job.point) for image in job.frames.get()]
     images = [source.codec().decode(payload) for payload in payloads]
-    return [
-        float(np.mean([_decodes_to(version, payload, image) for payload, image in zip(payloads, images, strict=True)]))
-        for version in job.versions
-    ]
+    found = []
+    for version in job.versions:
+        exact = [_decodes_to(version, payload, image) for payload, image in zip(payloads, images, strict=True)]
+        changes = [
+            _change_db(version, payload, image, original)
+            for payload, image, original in zip(payloads, images, job.frames.get(), strict=True)
+        ]
+        known = [change for change in changes if change is not None]
+        found.append(
+            StillDecodable(float(np.mean(exact)), float(np.mean(known)) if len(known) == len(changes) else None)
+        )
+    return found
+
+
+def _change_db(version: Version, payload: bytes, before: Image, original: Image) -> float | None:
+    """Return by how much a version decodes an old payload better than the source did."""
+    if not version.model:
+        return 0.0
+    codec = replace(version.codec(), source_hash=Version(version.source).codec().model_hash)
+    try:
+        return psnr(codec.decode(payload), original) - psnr(before, original)
+    except BitstreamError:
+        return None
 
 
 def _decodes_to(version: Version, payload: bytes, image: Image) -> bool:

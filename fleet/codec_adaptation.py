@@ -27,12 +27,13 @@ from roadbits.fleet.adapting import (
     Measuring,
     Notice,
     OldPayloads,
+    StillDecodable,
     Tuning,
     Watched,
     measure_version,
     moved_weights,
-    share_still_exact,
     source_codec,
+    still_decodable,
     train_adapter,
     tune_codec,
     watch,
@@ -63,7 +64,7 @@ class CodecAdaptation:
         self._frames: dict[str, Shared[list[Image]]] = {}
         self._outcomes: list[Outcome] = []
         self._curves: dict[tuple[Version, str], RateQuality] = {}
-        self._exact: dict[Version, float] = {}
+        self._old_payloads: dict[Version, StillDecodable] = {}
         self.notes: list[str] = []
 
     def prepare(self) -> Fittings:
@@ -174,7 +175,9 @@ class CodecAdaptation:
         for outcome in self._outcomes:
             pairs += [(version, domain) for version in outcome.versions for domain in outcome.serves(everywhere)]
         self._curves = self._measured(list(dict.fromkeys(pairs)))
-        self._exact = self._still_exact([version for outcome in self._outcomes for version in outcome.versions])
+        self._old_payloads = self._still_decodable(
+            [version for outcome in self._outcomes for version in outcome.versions]
+        )
 
     def _frames_by_domain(self, test: Archive, references: Archive | None) -> dict[str, list[Image]]:
         found = {}
@@ -299,16 +302,16 @@ class CodecAdaptation:
             curves[pair] = RateQuality([rate for rate, _ in values], [quality for _, quality in values])
         return curves
 
-    def _still_exact(self, versions: Sequence[Version]) -> dict[Version, float]:
-        """Return the share of the source's payloads that decode bit for bit beside or after each version."""
+    def _still_decodable(self, versions: Sequence[Version]) -> dict[Version, StillDecodable]:
+        """Return what became of the source's payloads beside or after each version."""
         distinct = list(dict.fromkeys(versions))
         if not distinct:
             return {}
         with self._display.bar("old payloads", 1) as bar:
             job = OldPayloads(tuple(distinct), self._frames[self.home], self._words.watched_at)
-            (shares,) = self._backend.map(share_still_exact, [job])
+            (found,) = self._backend.map(still_decodable, [job])
             bar.advance()
-        return dict(zip(distinct, shares, strict=True))
+        return dict(zip(distinct, found, strict=True))
 
     def _row(self, outcome: "Outcome") -> AdaptationRow | None:
         changes = {domain: self._change(outcome, domain) for domain in (self.home, *self.domains)}
@@ -320,6 +323,8 @@ class CodecAdaptation:
             )
             return None
         exchange, target = outcome.exchange, bd_rate_on[outcome.domain]
+        old_payloads = [self._old_payloads[version] for version in outcome.versions]
+        changes_db = [each.change_db for each in old_payloads]
         saved = self._saved_bytes(outcome.domain, target)
         traffic = exchange.traffic_bytes if exchange else 0
         return AdaptationRow(
@@ -330,7 +335,8 @@ class CodecAdaptation:
             bd_rate_target=target,
             bd_rate_source=bd_rate_on[self.home],
             bd_rate_on=bd_rate_on,
-            old_payloads_bit_exact=float(np.mean([self._exact[version] for version in outcome.versions] or [1.0])),
+            old_payloads_bit_exact=float(np.mean([each.exact for each in old_payloads] or [1.0])),
+            old_payloads_change_db=None if None in changes_db else float(np.mean([*changes_db] or [0.0])),
             adapter_bytes=max((version.num_bytes for version in outcome.versions), default=0),
             rounds=sum(note.has_quorum for note in exchange.rounds) if exchange else 0,
             traffic_bytes=traffic,

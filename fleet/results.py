@@ -216,6 +216,8 @@ class AdaptationRow:
         bd_rate_source: on the frames of the domain that the source codec served before.
         bd_rate_on: on every domain's frames, with all that was learned up to this one: a row of the forgetting matrix.
         old_payloads_bit_exact: share of the source's payloads that still decode bit for bit.
+        old_payloads_change_db: by how much the PSNR of those payloads changes where the codec that came of it decodes
+            them; null if it cannot.
         adapter_bytes: that travel to hand the result out once.
         rounds: that changed it.
         traffic_bytes: up and down, of all vehicles.
@@ -238,6 +240,7 @@ class AdaptationRow:
     bd_rate_source: float
     bd_rate_on: dict[str, float]
     old_payloads_bit_exact: float
+    old_payloads_change_db: float | None
     adapter_bytes: int
     rounds: int
     traffic_bytes: int

@@ -162,6 +162,15 @@ class Tuned(Enhancement):
         return x
 
     @torch.no_grad()
+    def forget(self, seed: int) -> None:
+        """Shuffle the weights of every convolution that moves: their sizes stay, what they had learned is gone."""
+        generator = torch.Generator().manual_seed(seed)
+        for layer in self.modules():
+            if isinstance(layer, TunedLayer) and layer.weight.shape[2] > 1:
+                flat = layer.weight.flatten()
+                layer.weight.copy_(flat[torch.randperm(len(flat), generator=generator)].reshape(layer.weight.shape))
+
+    @torch.no_grad()
     def freeze(self) -> FrozenModel:
         """Return the tuned codec."""
         frozen = {

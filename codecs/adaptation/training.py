@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from roadbits.codecs.adaptation.differentiable import finished
+from roadbits.codecs.adaptation.differentiable import finished, run
 from roadbits.codecs.adaptation.enhancement import Enhancement
 from roadbits.codecs.codec import Image
 from roadbits.codecs.entropy import add_noise, bits, gaussian_bits, round_through
@@ -35,6 +35,9 @@ class AdaptationRecipe:
         learning_rate: of weights; of fine-tuned ones a tenth is plenty.
         density_rate: of the density's warp.
         replay_share: of the crops, from images of the source's domain, where there are some.
+        replays_latents: those crops come as the source codec's own latents, which the decoder must go on to decode
+            well (knowledge replay, Duan et al., "Towards backward-compatible continual learning of image compression",
+            CVPR 2024); else as images, which is joint training.
         clip: largest norm of the weights' gradient.
         proximal: pull towards where the adaptation began, as FedProx has it (Li 2020).
         seed: of crops and noise.
@@ -46,6 +49,7 @@ class AdaptationRecipe:
     learning_rate: float = 2e-4
     density_rate: float = 1e-2
     replay_share: float = 0.5
+    replays_latents: bool = False
     clip: float = 1.0
     proximal: float = 0.0
     seed: int = 0
@@ -107,9 +111,9 @@ class AdaptationTraining:
         position = description.trained[self.step % len(description.trained)]
         lambdas = [description.lambdas[trained] for trained in description.trained]
         weight = math.sqrt(sum(lambdas) / len(lambdas) / description.lambdas[position])
-        x = self._batch()
+        x, is_replayed = self._batch()
         with reduced_precision(x.device):
-            bpp, mse = self._forward(x, position)
+            bpp, mse = self._forward(x, position, is_replayed)
             loss = weight * (bpp + description.lambdas[position] * mse) + self._pull()
         self._optimiser.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
@@ -122,24 +126,30 @@ class AdaptationTraining:
         moved = zip(self.enhancement.parameters(), self._begun_at, strict=False)
         return self._recipe.proximal / 2 * sum(((each - begun) ** 2).sum() for each, begun in moved)
 
-    def _batch(self) -> Tensor:
-        """Return crops float32 (B, 3, h, w) in 0..255, some flipped."""
+    def _batch(self) -> tuple[Tensor, Tensor]:
+        """Return crops float32 (B, 3, h, w) in 0..255, some flipped, and which are replayed, bool (B, 1, 1, 1)."""
         recipe, rng = self._recipe, np.random.default_rng((self._recipe.seed, self.step))
         crops: list[NDArray[np.uint8]] = []
+        replayed = []
         for _ in range(recipe.batch_size):
             is_replayed = bool(self._replayed) and rng.random() < recipe.replay_share
+            replayed.append(is_replayed)
             images = self._replayed if is_replayed else self._images
             image = images[int(rng.integers(len(images)))]
             top, left = (int(rng.integers(side - recipe.crop + 1)) for side in image.shape[:2])
             crop = image[top : top + recipe.crop, left : left + recipe.crop]
             crops.append(crop[:, :: -1 if rng.random() < 0.5 else 1])
         x = torch.from_numpy(np.stack(crops).transpose(0, 3, 1, 2).copy()).float()
-        return x.contiguous(memory_format=torch.channels_last)
+        return x.contiguous(memory_format=torch.channels_last), torch.tensor(replayed)[:, None, None, None]
 
-    def _forward(self, x: Tensor, position: int) -> tuple[Tensor, Tensor]:
+    def _forward(self, x: Tensor, position: int, is_replayed: Tensor) -> tuple[Tensor, Tensor]:
         """Return bits per pixel and mean squared error, of grey levels, at a position."""
         source, gain = self._source, self._source.side.gain[position][:, None, None]
         y = self.enhancement.run("g_a", x, position)
+        if self._recipe.replays_latents and is_replayed.any():
+            with torch.no_grad():
+                before = run(source.g_a, {}, x, position)
+            y = torch.where(is_replayed, before, y)
         if source.hyper is None:
             scaled, means = y * gain, torch.zeros(1)
             own_bits = bits(self._likelihood(scaled, gain))

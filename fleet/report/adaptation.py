@@ -23,7 +23,9 @@ MEANINGS = {
     "finetune": "all weights move: another codec takes the source's place",
     "encoder": "the analysis transform moves",
     "decoder": "the synthesis transform moves",
-    "replay": "all weights move, half of the crops are of the source's domain",
+    "replay": "both transforms move, while the decoder goes on to learn the source's latents of its own domain",
+    "joint": "all weights move, half of the crops are of the source's domain",
+    "scratch": "all weights move, from shuffled ones",
 }
 _WORST_PERCENT = 20.0
 """A cell of the matrix is darkest from there on."""
@@ -89,6 +91,7 @@ def _matrix_columns(run: MeasuredRun) -> list[Column]:
         Column("domain", is_text=True),
         *(Column(f"on {domain}, %", f"BD-rate on frames of {domain}") for domain in _domains(run)),
         Column("old payloads, %", "that still decode bit for bit"),
+        Column("their PSNR, dB", "change of it; a dash: they cannot be read at all"),
         Column("of the weights, %", "added or changed"),
         Column("bytes", "to hand the result out once"),
         Column("frames", "learned from"),
@@ -107,6 +110,7 @@ def _matrix_rows(run: MeasuredRun) -> Iterator[list[str | Cell]]:
             first.domain,
             *(_change(rows, domain, first.domain) for domain in _domains(run)),
             number(100 * float(np.mean([row.old_payloads_bit_exact for row in rows])), 0),
+            _mean_change(rows),
             number(first.parameters_percent, 2),
             number(first.adapter_bytes, 0),
             number(first.frames, 0),
@@ -114,6 +118,11 @@ def _matrix_rows(run: MeasuredRun) -> Iterator[list[str | Cell]]:
             number(first.break_even_frames, 0),
             number(first.watch_gmac + first.train_gmac, 0) if first.sharing != "pooled" else NONE,
         ]
+
+
+def _mean_change(rows: Sequence[AdaptationRow]) -> str:
+    changes = [row.old_payloads_change_db for row in rows if row.old_payloads_change_db is not None]
+    return signed(float(np.mean(changes)), 1) if len(changes) == len(rows) else NONE
 
 
 def _by_seed(run: MeasuredRun) -> list[list[AdaptationRow]]:

@@ -57,6 +57,7 @@ ADAPTED = AdaptationRow(
     bd_rate_source=0.0,
     bd_rate_on={"day": 0.0, "dusk": -1.5},
     old_payloads_bit_exact=1.0,
+    old_payloads_change_db=0.0,
     adapter_bytes=783,
     rounds=2,
     traffic_bytes=4000,

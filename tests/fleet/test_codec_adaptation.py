@@ -33,7 +33,8 @@ ADAPTED = (
     "test_frames: 4, test_vehicles: 1}",
     "codecs=[{name: cae, points: [lambda=0.0067]}]",
     "adaptation={codec: cae, point: lambda=0.0067, points: [lambda=0.0009, lambda=0.0067, lambda=0.025], "
-    "sharing: [federated, local, central], methods: [cawf, density, finetune, replay], frames: 2, rounds: 2, steps: 2, "
+    "sharing: [federated, local, central], methods: [cawf, density, finetune, replay, joint, scratch], "
+    "frames: 2, rounds: 2, steps: 2, "
     "quorum: 2, batch_size: 1, crop: 64, server_gmac_per_s: 100.0, measured_frames: 2, "
     "drift: {baseline_frames: 3, threshold: 4.0}}",
     "downstream=null",
@@ -71,16 +72,20 @@ def test_adapters_forget_nothing_and_fine_tuning_breaks_old_payloads(whole: tupl
         if row.method in ("cawf", "density"):
             assert row.bd_rate_source == 0
             assert row.old_payloads_bit_exact == 1
+            assert row.old_payloads_change_db == 0
             assert row.parameters_percent < 3
         else:
             assert row.bd_rate_source != 0
             assert row.old_payloads_bit_exact == 0
             assert row.parameters_percent == pytest.approx(100, abs=0.1)
+    replay, finetuned = (row_of(whole[1], "pooled", method) for method in ("replay", "finetune"))
+    assert replay.old_payloads_change_db is not None
+    assert finetuned.old_payloads_change_db is None or finetuned.old_payloads_change_db < replay.old_payloads_change_db
 
 
 def test_every_method_is_measured_on_every_domain(whole: tuple[Path, Results]) -> None:
     rows = whole[1].adaptation
-    assert len(rows) == 3 + 4
+    assert {row.method for row in rows if row.sharing == "pooled"} >= {"cawf", "density", "finetune", "replay", "joint"}
     assert all(set(row.bd_rate_on) == {"day", "night"} for row in rows)
     assert all(row.bd_rate_on["night"] == row.bd_rate_target for row in rows)
     assert all(row.bd_rate_on["day"] == row.bd_rate_source for row in rows)

@@ -272,6 +272,35 @@ def test_replayed_images_are_drawn_beside_the_domain_s(source: NeuralStill) -> N
     training = AdaptationTraining(Residuals(source.model, []), NIGHTS, AdaptationRecipe(steps=99, crop=64), white)
     drawn = 0
     for _ in range(25):
-        drawn += int((training._batch().amin(dim=(1, 2, 3)) == 255).sum())
+        crops, is_replayed = training._batch()
+        assert torch.equal(crops.amin(dim=(1, 2, 3)) == 255, is_replayed.flatten())
+        drawn += int(is_replayed.sum())
         training.step += 1
     assert 30 < drawn < 70
+
+
+def test_a_decoder_that_replays_latents_goes_on_to_read_old_payloads(source: NeuralStill) -> None:
+    """Trained on white frames alone it spoils what it knew; with the source's own latents beside them it does not."""
+    white, days = [np.full((96, 128, 3), 255, np.uint8)], NIGHTS[:3]
+    point = source.points[2]
+    old = [unpack(source.encode(image, point)) for image in days]
+    quality = []
+    for replayed in ([], days):
+        tuned = Tuned(source.model, ["g_a", "g_s"], moves_density=False)
+        recipe = AdaptationRecipe(steps=20, batch_size=4, crop=64, learning_rate=1e-4, replays_latents=True)
+        list(AdaptationTraining(tuned, white, recipe, replayed).run())
+        codec = NeuralStill("tuned", tuned.freeze())
+        relabelled = [pack(replace(each, model_hash=codec.model_hash)) for each in old]
+        quality.append(np.mean([psnr(codec.decode(each), image) for each, image in zip(relabelled, days, strict=True)]))
+    forgot, replays = quality
+    assert replays > forgot + 0.2
+
+
+def test_from_scratch_nothing_is_known_any_more(source: NeuralStill) -> None:
+    tuned = Tuned(source.model, ["g_a", "g_s"], moves_density=True)
+    tuned.forget(seed=1)
+    codec, point = NeuralStill("scratch", tuned.freeze()), source.points[2]
+    known, forgotten = (psnr(each.decode(each.encode(NIGHTS[0], point)), NIGHTS[0]) for each in (source, codec))
+    assert forgotten < known - 3
+    for ours, theirs in zip(codec.model.g_a.layers, source.model.g_a.layers, strict=True):
+        assert ours.weight.abs().sum() == pytest.approx(float(theirs.weight.abs().sum()), rel=0.5)

@@ -29,6 +29,7 @@ def run(results: Results, adapted: AdaptationRow) -> MeasuredRun:
         bd_rate_source=9.0,
         bd_rate_on={"day": 9.0, "dusk": -1.7},
         old_payloads_bit_exact=0.0,
+        old_payloads_change_db=0.0,
         equipped=0,
         break_even_frames=None,
     )
