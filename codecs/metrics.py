@@ -1,4 +1,4 @@
-"""How good and how large: PSNR, MS-SSIM, bits per pixel, and Bjøntegaard's rate difference for PSNR or mIoU.
+"""How good and how large: PSNR, MS-SSIM, flicker, bits per pixel, and Bjøntegaard's rate difference for PSNR or mIoU.
 
 Sources: MS-SSIM, Wang 2003, computed by pytorch-msssim on RGB in 0..255. BD-rate, Bjøntegaard VCEG-M33 2001, with
 monotone cubic interpolation (Fritsch & Carlson 1980) instead of one cubic fit, since a cubic may swing between points.
@@ -8,17 +8,19 @@ Not here: mIoU itself (`roadbits.downstream.confusion`), perceptual distances.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from pytorch_msssim import ms_ssim as _ms_ssim
 
-from roadbits.codecs.codec import Image
+from roadbits.codecs.codec import Clip, Image
 
 _SMALLEST_SIDE = 161
 """Five scales of an 11-pixel window need sides above 160 pixels."""
 _LEAST_OVERLAP = 0.2
+_LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 Array = NDArray[np.float64]
 
 
@@ -55,6 +57,21 @@ def ms_ssim(image: Image, original: Image) -> float:
     pair = [np.pad(each, mirrored, mode="symmetric").astype(np.float32) for each in (image, original)]
     tensors = [torch.from_numpy(each.transpose(2, 0, 1)[None].copy()) for each in pair]
     return float(_ms_ssim(*tensors, data_range=255))
+
+
+def flicker(clip: Clip, original: Clip) -> float:
+    """Return how differently two clips (T, H, W, 3) change from frame to frame, in grey levels of luma.
+
+    The mean over pixels and frames of |(x_hat_t - x_hat_{t-1}) - (x_t - x_{t-1})|; 0 for a single frame.
+
+    Raises:
+        ValueError: if the shapes differ.
+    """
+    if clip.shape != original.shape:
+        raise ValueError(f"got clips of {clip.shape} and {original.shape}, expected the same shape")
+    luma = [(ours.astype(np.float32) - theirs) @ _LUMA for ours, theirs in zip(clip, original, strict=True)]
+    changes = [float(np.abs(after - before).mean()) for before, after in pairwise(luma)]
+    return float(np.mean(changes)) if changes else 0.0
 
 
 @dataclass(frozen=True)

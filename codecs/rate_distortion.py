@@ -14,14 +14,33 @@ from dataclasses import dataclass
 import numpy as np
 
 from roadbits.codecs.codec import Clip, ClipCodec, Codec, Image, OperatingPoint, is_clip_codec
-from roadbits.codecs.metrics import BdRate, RateQuality, bd_rate, bpp, ms_ssim, psnr
+from roadbits.codecs.metrics import BdRate, RateQuality, bd_rate, bpp, flicker, ms_ssim, psnr
 
 _CLIP_AXES = 4
 
 
+Distance = Callable[[Image, Image], float]
+"""How far an image is from its original, in somebody's eyes."""
+
+
 @dataclass(frozen=True)
 class RdPoint:
-    """One codec at one operating point over a set of images or clips; seconds are means per frame on this machine."""
+    """One codec at one operating point over a set of images or clips.
+
+    Attributes:
+        codec: its name.
+        point: its operating point.
+        images: how many, or frames of all clips.
+        bpp: all bits over all pixels.
+        psnr_db: mean over images.
+        ms_ssim: likewise.
+        encode_s: mean over images, on this machine.
+        decode_s: likewise.
+        flicker: mean over clips, see `metrics.flicker`; None for images.
+        distance: mean over images of a perceptual distance; None if none was asked for.
+        psnr_over_time: mean over clips of each of their frames, in dB; empty for images.
+        ms_ssim_over_time: likewise.
+    """
 
     codec: str
     point: str
@@ -31,47 +50,76 @@ class RdPoint:
     ms_ssim: float
     encode_s: float
     decode_s: float
+    flicker: float | None = None
+    distance: float | None = None
+    psnr_over_time: tuple[float, ...] = ()
+    ms_ssim_over_time: tuple[float, ...] = ()
 
 
-def measure(codec: Codec | ClipCodec, point: OperatingPoint, images: Iterable[Image | Clip]) -> RdPoint:
+def measure(
+    codec: Codec | ClipCodec,
+    point: OperatingPoint,
+    images: Iterable[Image | Clip],
+    distance: Distance | None = None,
+) -> RdPoint:
     """Encode and decode every image, uint8 (H, W, 3) each, or every clip, uint8 (T, H, W, 3).
 
     Raises:
         ValueError: if there are no images.
     """
     payload_bytes = pixels = 0
-    rows = []
+    seconds: list[tuple[float, float]] = []
+    qualities: list[list[tuple[float, float, float]]] = []
+    flickers: list[float] = []
     for image in images:
+        is_clip, decoded = image.ndim == _CLIP_AXES, []
         # A codec of stills takes the frames of a clip one by one.
-        for part in image if image.ndim == _CLIP_AXES and not is_clip_codec(codec) else [image]:
+        for part in image if is_clip and not is_clip_codec(codec) else [image]:
             start = time.perf_counter()
             payload = codec.encode(part, point)
             encoded = time.perf_counter()
             part_hat = codec.decode(payload)
-            decoded = time.perf_counter()
-            frames = part.reshape(-1, *part.shape[-3:])
-            seconds = (encoded - start) / len(frames), (decoded - encoded) / len(frames)
-            pairs = zip(part_hat.reshape(frames.shape), frames, strict=True)
-            rows += [(psnr(frame_hat, frame), ms_ssim(frame_hat, frame), *seconds) for frame_hat, frame in pairs]
+            seconds.append((encoded - start, time.perf_counter() - encoded))
+            decoded += list(part_hat.reshape(-1, *part_hat.shape[-3:]))
             payload_bytes += len(payload)
             pixels += part[..., 0].size
-    if not rows:
+        frames = image.reshape(-1, *image.shape[-3:])
+        pairs = list(zip(decoded, frames, strict=True))
+        qualities.append([(psnr(*pair), ms_ssim(*pair), distance(*pair) if distance else 0.0) for pair in pairs])
+        if is_clip:
+            flickers.append(flicker(np.stack(decoded), frames))
+    if not qualities:
         raise ValueError("no images to measure: expected at least one")
-    quality, similarity, encode_s, decode_s = (float(mean) for mean in np.mean(rows, axis=0))
-    rate = bpp(payload_bytes, pixels, 1)
-    return RdPoint(codec.name, str(point), len(rows), rate, quality, similarity, encode_s, decode_s)
+    rows = np.array([row for clip in qualities for row in clip])
+    longest = max(map(len, qualities)) if flickers else 0
+    over_time = [np.mean([clip[k] for clip in qualities if k < len(clip)], axis=0) for k in range(longest)]
+    return RdPoint(
+        codec.name,
+        str(point),
+        len(rows),
+        bpp(payload_bytes, pixels, 1),
+        float(rows[:, 0].mean()),
+        float(rows[:, 1].mean()),
+        sum(encode_s for encode_s, _ in seconds) / len(rows),
+        sum(decode_s for _, decode_s in seconds) / len(rows),
+        flicker=float(np.mean(flickers)) if flickers else None,
+        distance=float(rows[:, 2].mean()) if distance else None,
+        psnr_over_time=tuple(float(row[0]) for row in over_time),
+        ms_ssim_over_time=tuple(float(row[1]) for row in over_time),
+    )
 
 
 def measure_all(
     codecs: Sequence[Codec | ClipCodec],
     images: Callable[[], Iterable[Image | Clip]],
     done: Callable[[RdPoint], None] = lambda _: None,
+    distance: Distance | None = None,
 ) -> list[RdPoint]:
     """Measure every codec at every point of its ladder; `images` is called once per point, `done` after each."""
     points = []
     for codec in codecs:
         for point in codec.points:
-            points.append(measure(codec, point, images()))
+            points.append(measure(codec, point, images(), distance))
             done(points[-1])
     return points
 

@@ -346,6 +346,7 @@ def decode(payload: Path, target: Path, codec_name: str | None) -> None:
 @click.option("--json", "json_file", type=click.Path(path_type=Path, dir_okay=False), help="Write the numbers here.")
 @click.option("--html", "page", type=click.Path(path_type=Path, dir_okay=False), help="Draw the curves here.")
 @click.option("--max-images", type=click.IntRange(min=1), help="Measure on that many images, or clips, evenly spaced.")
+@click.option("--perceptual", is_flag=True, help="Also how differently ImageNet's EfficientNet-Lite0 sees them.")
 @click.option("--timing", is_flag=True, help="Also time the middle point of each codec on 1 and 2 threads.")
 @click.option("--bpp-range", type=(float, float), help="Take BD-rates between these two rates only, as in 0.1 0.8.")
 @_exit_codes
@@ -357,6 +358,7 @@ def rd(
     json_file: Path | None,
     page: Path | None,
     max_images: int | None,
+    perceptual: bool,
     timing: bool,
     bpp_range: tuple[float, float] | None,
 ) -> None:
@@ -371,6 +373,7 @@ def rd(
     from roadbits.fleet.progress import Display
     from roadbits.fleet.report.rd_curves import write_rd_curves
     from roadbits.fleet.report.rd_table import print_rd, print_timings, rd_json
+    from roadbits.fleet.restoring import seen_distance
 
     folder = images or clips
     if folder is None or (images and clips):
@@ -399,7 +402,9 @@ def rd(
     try:
         with Display().bar("measure", sum(len(codec.points) for codec in codecs)) as bar:
             read = read_clip if clips else lambda files: read_image(*files)
-            points = measure_all(codecs, lambda: map(read, parts), lambda _: bar.advance())
+            points = measure_all(
+                codecs, lambda: map(read, parts), lambda _: bar.advance(), seen_distance if perceptual else None
+            )
         shown = [read_image(file) for (file,) in parts[:_TIMED_IMAGES]] if timing else []
         timings = [
             time_codec(codec, codec.points[len(codec.points) // 2], shown, threads)

@@ -23,7 +23,9 @@ def print_rd(
 ) -> None:
     """Print the points and a square of BD-rates, which were taken in a range of rates or over all."""
     table = Table("codec", "point", box=None, header_style="bold")
-    for column in ("bpp", "PSNR dB", "MS-SSIM", "encode ms", "decode ms"):
+    of_clips, seen = points[0].flicker is not None, points[0].distance is not None
+    optional = [*(["flicker"] if of_clips else []), *(["feature distance"] if seen else [])]
+    for column in ("bpp", "PSNR dB", "MS-SSIM", *optional, "encode ms", "decode ms"):
         table.add_column(column, justify="right")
     for point in points:
         table.add_row(
@@ -32,6 +34,8 @@ def print_rd(
             f"{point.bpp:.4f}",
             f"{point.psnr_db:.2f}",
             f"{point.ms_ssim:.4f}",
+            *([f"{point.flicker:.3f}"] if point.flicker is not None else []),
+            *([f"{point.distance:.4f}"] if point.distance is not None else []),
             f"{1e3 * point.encode_s:.1f}",
             f"{1e3 * point.decode_s:.1f}",
         )

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from roadbits.codecs.codec import Image
-from roadbits.codecs.metrics import RateQuality, bd_rate, bpp, ms_ssim, psnr
+from roadbits.codecs.metrics import RateQuality, bd_rate, bpp, flicker, ms_ssim, psnr
 
 Maker = Callable[..., Image]
 FIVE = RateQuality([0.1, 0.2, 0.4, 0.8, 1.6], [28.0, 31.0, 33.5, 36.5, 38.0])
@@ -177,3 +177,24 @@ def test_a_curve_is_cut_to_a_range_of_rates() -> None:
     assert curve.within(0.01, 100).rates == pytest.approx(curve.rates)
     with pytest.raises(ValueError, match=r"within 1 to 2 bpp, the curve has 0.1 to 0.8"):
         curve.within(1, 2)
+
+
+def test_flicker_is_what_changes_in_one_clip_and_not_in_the_other() -> None:
+    still = np.full((4, 8, 8, 3), 100, np.uint8)
+    assert flicker(still, still) == 0
+    assert flicker(still + np.uint8(7), still) == 0  # wrong, but always equally so
+    blinking = still.copy()
+    blinking[1::2] += 6
+    assert flicker(blinking, still) == pytest.approx(6, rel=1e-5)
+    moving = np.stack([np.full((8, 8, 3), 100 + 5 * k, np.uint8) for k in range(4)])
+    assert flicker(moving, moving) == 0
+    assert flicker(still, moving) == pytest.approx(5, rel=1e-5)
+    green = still.copy()
+    green[1::2, :, :, 1] += 10
+    assert flicker(green, still) == pytest.approx(5.87, rel=1e-4)
+
+
+def test_a_single_frame_cannot_flicker() -> None:
+    assert flicker(np.zeros((1, 8, 8, 3), np.uint8), np.ones((1, 8, 8, 3), np.uint8)) == 0
+    with pytest.raises(ValueError, match="expected the same shape"):
+        flicker(np.zeros((2, 8, 8, 3), np.uint8), np.zeros((3, 8, 8, 3), np.uint8))

@@ -5,7 +5,7 @@ import pytest
 
 from roadbits.codecs.codec import Image, OperatingPoint
 from roadbits.codecs.legacy.stills import JPEG, WEBP
-from roadbits.codecs.metrics import ms_ssim, psnr
+from roadbits.codecs.metrics import flicker, ms_ssim, psnr
 from roadbits.codecs.rate_distortion import RdPoint, bd_rates, measure, measure_all
 
 Maker = Callable[..., Image]
@@ -27,6 +27,26 @@ def test_a_point_has_all_bits_over_all_pixels_and_mean_qualities(textured: Maker
     assert measured.ms_ssim == pytest.approx(np.mean([ms_ssim(*pair) for pair in pairs]))
     assert measured.encode_s > 0
     assert measured.decode_s > 0
+
+
+def test_clips_have_a_course_over_time_and_flicker(textured: Maker) -> None:
+    clips = [np.stack([textured(64, 96, 10 * c + k) for k in range(3 + c)]) for c in range(2)]
+    measured = measure(JPEG, POINT, iter(clips))
+    decoded = [np.stack([JPEG.decode(JPEG.encode(image, POINT)) for image in clip]) for clip in clips]
+    assert measured.images == 7
+    assert measured.flicker == pytest.approx(np.mean([flicker(*pair) for pair in zip(decoded, clips, strict=True)]))
+    assert len(measured.psnr_over_time) == len(measured.ms_ssim_over_time) == 4
+    first = [psnr(ours[0], theirs[0]) for ours, theirs in zip(decoded, clips, strict=True)]
+    assert measured.psnr_over_time[0] == pytest.approx(np.mean(first))
+    assert measured.psnr_over_time[3] == pytest.approx(psnr(decoded[1][3], clips[1][3]))
+    assert measure(JPEG, POINT, [clips[0][0]]).flicker is None
+
+
+def test_a_distance_of_one_s_own_is_averaged_beside_them(textured: Maker) -> None:
+    images = [textured(20, 30), textured(40, 50, 1)]
+    measured = measure(JPEG, POINT, images, lambda image, original: float(len(original)))
+    assert measured.distance == 30
+    assert measure(JPEG, POINT, images).distance is None
 
 
 def test_no_images_are_refused() -> None:

@@ -109,7 +109,8 @@ class TestBadScenario:
             "mine.yaml:4: codecs[0].name no codec 'jpg': choose from jpeg, jpeg2000, webp, avif, hevc-intra, "
             "cae, hyperprior, slimcae, or NAME:FILE for weights of your own, of cae, hyperprior, scaling, mae, "
             "conditional, gain, slimcae, slimhyperprior, or NAME/WIDTH for one width of a codec of several, or "
-            "any of these with +FILE.safetensors for an adapter",
+            "any of these with +FILE.safetensors for an adapter; of clips: mpeg2, h264, h264-lowdelay, hevc, "
+            "hevc-lowdelay, av1, av1-lowdelay, slimvc",
             "mine.yaml:5: sed is no key of a scenario; did you mean seed?",
         ]
 
@@ -419,10 +420,13 @@ def test_rd_measures_as_many_images_as_it_is_told() -> None:
 def test_rd_measures_clips_beside_stills() -> None:
     for k in range(7):
         picture(f"drive/{k}.png", k)
-    text = done("rd", "--clips", "drive", "--clip-frames", "3", "--codec", "h264,jpeg", "--json", "rd.json")
+    files = ("--json", "rd.json", "--html", "rd.html")
+    text = done("rd", "--clips", "drive", "--clip-frames", "3", "--codec", "h264,jpeg", "--perceptual", *files)
+    assert all(title in Path("rd.html").read_text() for title in ("flicker, grey levels", "PSNR over time", "distance"))
     rows = json.loads(Path("rd.json").read_text())["points"]
     assert [row["point"] for row in rows[:2]] == ["crf=43", "crf=39"]
     assert {row["codec"] for row in rows} == {"h264", "jpeg"}
+    assert all(len(row["psnr_over_time"]) == 3 and row["flicker"] > 0 and row["distance"] > 0 for row in rows)
     assert {row["images"] for row in rows} == {6}  # the seventh frame fills no clip
     assert "h264" in text
 
