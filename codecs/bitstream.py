@@ -50,6 +50,7 @@ class CodecId(IntEnum):
     HEVC = 10
     AV1 = 11
     SLIMVC = 12
+    PASSTHROUGH = 13
 
 
 @dataclass(frozen=True)

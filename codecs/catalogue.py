@@ -17,6 +17,7 @@ from pathlib import Path
 from roadbits.codecs.adaptation.danice import Adapter, AdapterError, adapted_codec
 from roadbits.codecs.bitstream import BitstreamError, CodecId, unpack
 from roadbits.codecs.codec import Clip, ClipCodec, Codec, Image
+from roadbits.codecs.legacy import passthrough
 from roadbits.codecs.legacy.clips import CLIP_CODECS
 from roadbits.codecs.legacy.hevc import HEVC_INTRA
 from roadbits.codecs.legacy.stills import AVIF, JPEG, JPEG2000, WEBP
@@ -35,7 +36,7 @@ _LEGACY_IDS = dict(
     zip((CodecId.JPEG, CodecId.JPEG2000, CodecId.WEBP, CodecId.AVIF, CodecId.HEVC_INTRA), LEGACY_CODECS, strict=True)
 )
 
-CLIP_IDS = {CodecId.SLIMVC, *(codec.codec_id for codec in CLIP_CODECS)}
+CLIP_IDS = {CodecId.SLIMVC, CodecId.PASSTHROUGH, *(codec.codec_id for codec in CLIP_CODECS)}
 SLIMVC = "slimvc"
 
 NeuralCodec = NeuralStill | SlimStill
@@ -256,8 +257,8 @@ def clip_codec_of(payload: bytes, further: Sequence[ClipCodec] = ()) -> ClipCode
         BitstreamError: if the payload is damaged, of a still, or needs weights that are not there.
     """
     container = unpack(payload)
-    if container.codec_id not in CLIP_IDS:
-        raise BitstreamError(f"payload is of {container.codec_id.name.lower()}, expected a clip")
+    if container.codec_id not in CLIP_IDS or container.codec_id == CodecId.PASSTHROUGH:
+        raise BitstreamError(f"payload is of {container.codec_id.name.lower()}, expected an encoded clip")
     if container.codec_id != CodecId.SLIMVC:
         return next(codec for codec in CLIP_CODECS if codec.codec_id == container.codec_id)
     known = [codec for codec in (*further, *clip_codecs()) if isinstance(codec, SlimClip)]
@@ -273,4 +274,6 @@ def clip_codec_of(payload: bytes, further: Sequence[ClipCodec] = ()) -> ClipCode
 
 def decode_clip(payload: bytes, further: Sequence[ClipCodec] = ()) -> Clip:
     """Return the clip uint8 (T, H, W, 3) of a payload; arguments and errors are those of `clip_codec_of`."""
+    if unpack(payload).codec_id == CodecId.PASSTHROUGH:
+        return passthrough.decoded(payload)
     return clip_codec_of(payload, further).decode(payload)

@@ -52,6 +52,7 @@ def _exit_codes(command: Callable[..., None]) -> Callable[..., None]:
     """Turn the program's errors into one clear message and the promised exit code."""
     from roadbits.codecs.image import ImageFileError
     from roadbits.codecs.integer import InexactArithmeticError
+    from roadbits.codecs.legacy.passthrough import VideoFileError
     from roadbits.fleet.export import ExportError
     from roadbits.fleet.finished_stages import StagesMissing
 
@@ -64,6 +65,7 @@ def _exit_codes(command: Callable[..., None]) -> Callable[..., None]:
             RunError,
             ResultsError,
             ImageFileError,
+            VideoFileError,
             UplinkError,
             DataError,
             DeviceError,
@@ -281,14 +283,28 @@ def export(
 @click.option("--bpp", "target_bpp", type=float, help="Search for the point nearest to this rate instead.")
 @_exit_codes
 def encode(source: Path, payload: Path, codec_name: str, point: str | None, target_bpp: float | None) -> None:
-    """Compress IMAGE into PAYLOAD; for a codec of clips, IMAGE is the folder of a clip's frames."""
+    """Compress IMAGE into PAYLOAD; for a codec of clips, IMAGE is the folder of a clip's frames.
+
+    With codec `passthrough`, IMAGE is a camera's video file, whose own H.264 or HEVC stream becomes the payload.
+    """
+    from roadbits.codecs.bitstream import unpack
     from roadbits.codecs.catalogue import still_or_clip_codec_named
     from roadbits.codecs.codec import Clip, ClipCodec, Codec, Image, OperatingPoint, is_clip_codec
     from roadbits.codecs.image import list_images, one_clip, read_clip, read_image
+    from roadbits.codecs.legacy import passthrough
     from roadbits.codecs.target_rate import Encoded, encode_at
 
     if point is not None and target_bpp is not None:
         raise click.UsageError("give --point or --bpp, not both")
+    if codec_name == passthrough.NAME:
+        if point is not None or target_bpp is not None:
+            raise click.UsageError("passthrough encodes nothing: leave --point and --bpp out")
+        content = passthrough.passed_through(source)
+        container = unpack(content)
+        payload.write_bytes(content)
+        rate = 8 * len(content) / (container.point[0] * container.height * container.width)
+        click.echo(f"{codec_name}: {container.point[0]} frames, {len(content)} bytes, {rate:.4f} bpp")
+        return
     try:
         codec: Codec | ClipCodec = still_or_clip_codec_named(codec_name)
         pixels: Image | Clip
@@ -433,7 +449,8 @@ def codecs() -> None:
     from roadbits.fleet.report.codec_table import print_codecs
 
     print_codecs(still_codecs(), Console(width=None if sys.stdout.isatty() else 160))
-    click.echo(f"of clips, for rd --clips, encode and decode: {', '.join(codec.name for codec in clip_codecs())}")
+    names = ", ".join(codec.name for codec in clip_codecs())
+    click.echo(f"of clips, for rd --clips, encode and decode: {names}; passthrough of a camera's own")
 
 
 @cli.command()

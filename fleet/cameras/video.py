@@ -25,22 +25,14 @@ import av
 import numpy as np
 from av.container import InputContainer
 from av.error import FFmpegError
-from av.video.reformatter import ColorRange
 from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
 from roadbits.codecs.bitstream import MAX_PIXELS
+from roadbits.codecs.legacy.camera_rgb import camera_rgb
 from roadbits.fleet.cameras.classes import CAMVID11, ClassSet
 from roadbits.fleet.cameras.frame import DataError, Frame
 
-_BT709, _BT601 = 1, 5
-_UNSTATED = 2
-_MATRICES = {0: _BT709, 1: _BT709, 4: 4, 5: _BT601, 6: _BT601, 7: 7, 9: 9}
-"""A file's matrix coefficients (ITU-T H.273, table 4) -> swscale's; 0 is RGB, which needs none."""
-_SMALLEST_BT709_HEIGHT = 720
-# swscale's BILINEAR, FULL_CHR_H_INT, ACCURATE_RND and BITEXACT: without the last three, results depend on the processor
-# and are up to 2 of 255 off. Numbers, for PyAV 17 does not name them all.
-_EXACT = 0x2 | 0x2000 | 0x40000 | 0x80000
 _ROUNDING_S = Fraction(1, 2000)
 _MISSING_S = Fraction(1, 2)
 """A file that ends this much earlier than its header promises is truncated; headers are seldom exact.
@@ -249,19 +241,8 @@ def _rgb(path: Path, picture: av.VideoFrame) -> NDArray[np.uint8]:
     Raises:
         DataError: if the file states a matrix that swscale does not know.
     """
-    stated = picture.colorspace
-    if stated == _UNSTATED:
-        stated = _BT709 if picture.height >= _SMALLEST_BT709_HEIGHT else _BT601
-    if stated not in _MATRICES:
-        raise DataError(f"{path}: states colour matrix {stated} of H.273, expected one of {sorted(_MATRICES)}")
-    full = picture.color_range == ColorRange.JPEG or picture.format.name.startswith("yuvj") or picture.format.is_rgb
-    converted = picture.reformat(
-        format="rgb24",
-        interpolation=_EXACT,
-        src_colorspace=_MATRICES[stated],
-        dst_colorspace=_BT709,
-        src_color_range=ColorRange.JPEG if full else ColorRange.MPEG,
-        dst_color_range=ColorRange.JPEG,
-    )
-    image = converted.to_ndarray().astype(np.uint8, copy=False)
+    try:
+        image = camera_rgb(picture)
+    except ValueError as error:
+        raise DataError(f"{path}: {error}") from error
     return np.ascontiguousarray(np.rot90(image, round(picture.rotation / 90)))

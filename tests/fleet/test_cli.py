@@ -359,7 +359,8 @@ def test_a_lossy_format_is_no_place_for_a_decoded_image() -> None:
 
 def test_every_codec_is_listed_with_its_points() -> None:
     *lines, clips = done("codecs").splitlines()[1:]
-    assert clips.endswith("mpeg2, h264, h264-lowdelay, hevc, hevc-lowdelay, av1, av1-lowdelay")
+    assert "mpeg2, h264, h264-lowdelay, hevc, hevc-lowdelay, av1, av1-lowdelay" in clips
+    assert clips.endswith("passthrough of a camera's own")
     assert [line.split()[0] for line in lines] == [codec.name for codec in still_codecs()]
     for line, codec in zip(lines, still_codecs(), strict=True):
         told = []

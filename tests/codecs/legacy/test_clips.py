@@ -239,5 +239,5 @@ def test_clips_and_stills_are_not_taken_for_each_other(clip: Clip) -> None:
     assert np.array_equal(decode_clip(payload), H264.decode(payload))
     with pytest.raises(BitstreamError, match="clip of h264, expected a still"):
         decode(payload)
-    with pytest.raises(BitstreamError, match="of jpeg, expected a clip"):
+    with pytest.raises(BitstreamError, match="of jpeg, expected an encoded clip"):
         decode_clip(JPEG.encode(clip[0], JPEG.points[0]))
