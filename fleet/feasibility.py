@@ -36,6 +36,7 @@ class Load:
         ladder: the points it may use: one, or all that its policy may choose.
         height: of a frame, in pixels.
         width: of a frame, in pixels.
+        interval_s: between the frames that it encodes.
     """
 
     group: Group
@@ -43,6 +44,7 @@ class Load:
     ladder: Ladder
     height: int
     width: int
+    interval_s: float
 
 
 def loads(scenario: Scenario) -> Iterator[Load]:
@@ -64,7 +66,7 @@ def loads(scenario: Scenario) -> Iterator[Load]:
             points = _points(rule, whole, group.device, interval_s, fleet.deadline_s)
             ladder = ladder_of(group.device, still_or_clip_codec_named(arm.source), height, width, points)
             _check_memory(group, arm, ladder if points else whole)
-            yield Load(group, arm, ladder, height, width)
+            yield Load(group, arm, ladder, height, width, interval_s)
 
 
 def check_devices(scenario: Scenario) -> None:

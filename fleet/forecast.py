@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from roadbits.codecs.catalogue import still_or_clip_codec_named
-from roadbits.codecs.codec import OperatingPoint, is_clip_codec, is_still_codec
+from roadbits.codecs.codec import Image, OperatingPoint, is_clip_codec, is_still_codec
 from roadbits.fleet.collection import drive_lengths
 from roadbits.fleet.feasibility import Load, loads
 from roadbits.fleet.links import trace_for
@@ -46,36 +46,44 @@ def forecast(scenario: Scenario) -> Iterator[str]:
         of_group = f" of group {group.name}" if fleet.groups else ""
         yield f"uplink    {sum(links) / len(links):.2f} Mbit/s per vehicle{of_group} on average"
         first += group.vehicles
-    frames = list(itertools.islice(iter(train_source(cameras, scenario.seed, 0, fleet.num_vehicles)), _FRAMES))
+    ways = ways_of(scenario)
+    most = max(way.every * way.clip_frames for way in ways.values())
+    drive = iter(train_source(cameras, scenario.seed, 0, fleet.num_vehicles))
+    frames = [frame.image for frame in itertools.islice(drive, max(_FRAMES, most))]
+
+    def tried(arm: Arm) -> list[Image]:
+        """Return the frames that an arm's bytes are told by: a few stills, or a clip."""
+        _, every, clip_frames = ways[arm]
+        return frames[: every * clip_frames : every] if clip_frames else frames[:_FRAMES]
 
     @cache
     def mean_bytes(arm: Arm, point: OperatingPoint) -> float:
-        codec = still_or_clip_codec_named(arm.source)
+        codec, images = still_or_clip_codec_named(arm.source), tried(arm)
         if is_clip_codec(codec):
-            return len(codec.encode(np.stack([frame.image for frame in frames]), point)) / len(frames)
+            return len(codec.encode(np.stack(images), point)) / len(images)
         assert is_still_codec(codec)
-        return sum(len(codec.encode(frame.image, point)) for frame in frames) / len(frames)
+        return sum(len(codec.encode(image, point)) for image in images) / len(images)
 
-    for arm, (rule, every, _) in ways_of(scenario).items():
+    for arm, (rule, every, _) in ways.items():
         if isinstance(rule, OperatingPoint):
             mean = mean_bytes(arm, rule)
             rate_mbps, in_all = 8 * mean / 1e6 / cameras.interval_s / every, mean * sum(lengths) / every / 1e6
             yield (
-                f"bytes     {arm.key:<24} {mean / 1e3:8.1f} kB a frame, {in_all:8.2f} MB in all, "
-                f"{rate_mbps:.3f} Mbit/s per vehicle (first {len(frames)} frames)"
+                f"bytes     {arm.key:<32} {mean / 1e3:8.1f} kB a frame, {in_all:8.2f} MB in all, "
+                f"{rate_mbps:.3f} Mbit/s per vehicle (first {len(tried(arm))} frames)"
             )
     for load in asked:
         ends = (load.ladder.points[0], load.ladder.points[-1])
-        yield _told(load, cameras.interval_s, [mean_bytes(load.arm, point) / 1e3 for point in ends])
+        yield _told(load, [mean_bytes(load.arm, point) / 1e3 for point in ends])
 
 
-def _told(load: Load, interval_s: float, kilobytes: Sequence[float]) -> str:
+def _told(load: Load, kilobytes: Sequence[float]) -> str:
     """Return a line on what an arm asks of a group's device."""
     device, ladder = load.group.device, load.ladder
     memory = "any" if device.memory_mb is None else f"{device.memory_mb:g}"
     return (
         f"device    {load.group.name + ' ' + load.arm.key:<32} {_span(ladder.macs / 1e9)} GMAC, "
-        f"{_span(ladder.seconds)} of {interval_s * device.duty:.3g} s, {_span(ladder.joules)} J, "
+        f"{_span(ladder.seconds)} of {load.interval_s * device.duty:.3g} s, {_span(ladder.joules)} J, "
         f"{_span(ladder.memory_bytes / 1e6)} of {memory} MB, {_span(np.array(kilobytes))} kB a frame"
     )
 

@@ -2,9 +2,11 @@ from pathlib import Path
 
 import pytest
 
+from roadbits.codecs.catalogue import clip_codecs, still_or_clip_codec_named
+from roadbits.codecs.neural.slim_clip import SlimClip
 from roadbits.codecs.neural.slim_model import SlimModel, load_model
 from roadbits.codecs.training.rate_distortion import Schedule
-from roadbits.fleet.clip_training_config import MovingPhotographs, StreetClips
+from roadbits.fleet.clip_training_config import ClipCodecTraining, MovingPhotographs, StreetClips
 from roadbits.fleet.training_config import (
     FolderImages,
     StillCodecTraining,
@@ -73,6 +75,18 @@ def test_the_shipped_weights_are_what_their_recipe_trains(path: Path) -> None:
         assert [description.lambdas[position] for position in description.trained] == pytest.approx(words.lambdas)
         assert model.g_a.layers[0].num_outputs == width
         assert model.g_a.num_outputs == latent
+
+
+def test_the_shipped_temporal_model_is_what_its_recipe_trains() -> None:
+    (path,) = set(SHIPPED) - set(SHIPPED_STILLS)
+    words, codec = load_training(path), still_or_clip_codec_named("slimvc")
+    assert isinstance(words, ClipCodecTraining)
+    assert isinstance(codec, SlimClip)
+    description = codec.model.description
+    assert (description.still, description.steps) == (words.codec.still, words.steps)
+    assert description.widths == words.codec.still_model().widths
+    assert [network.layers[0].num_outputs for network in codec.model.networks] == list(words.codec.channels)
+    assert codec in clip_codecs()
 
 
 @pytest.mark.parametrize("path", [*SHIPPED, *COMPARED], ids=lambda path: path.stem)
