@@ -47,7 +47,7 @@ def test_a_forecast_tells_frames_rates_and_bytes_of_real_frames(tmp_path: Path) 
     for line, quality in zip(lines[2:4], (10, 90), strict=True):
         mean = sum(len(JPEG.encode(image, OperatingPoint.of(quality=quality))) for image in IMAGES[:3]) / 3
         assert line == (
-            f"bytes     jpeg:quality={quality:<11} {mean / 1000:8.1f} kB a frame, {4 * mean / 1e6:8.2f} MB in all, "
+            f"bytes     jpeg:quality={quality:<19} {mean / 1000:8.1f} kB a frame, {4 * mean / 1e6:8.2f} MB in all, "
             f"{8 * mean / 2 / 1e6:.3f} Mbit/s per vehicle (first 3 frames)"
         )
 
