@@ -15,8 +15,12 @@ Not here: what the body means, which is each codec's own affair.
 
 import hashlib
 import struct
+from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import IntEnum
+
+import numpy as np
+from numpy.typing import NDArray
 
 MAGIC = b"RB"
 VERSION = 1
@@ -175,3 +179,20 @@ def expect(payload: bytes, codec_id: CodecId, num_values: int) -> Container:
 
 def _digest(message: bytes) -> bytes:
     return hashlib.blake2b(message, digest_size=DIGEST_BYTES).digest()
+
+
+def clip_from(images: Iterator[NDArray[np.uint8]], frames: int) -> NDArray[np.uint8]:
+    """Return so many decoded images (H, W, 3) as a clip; nothing is allocated on the word of a header alone.
+
+    Raises:
+        BitstreamError: if there is not as much memory, and what decoding raises.
+    """
+    first = next(images)
+    try:
+        clip = np.empty((frames, *first.shape), np.uint8)
+    except MemoryError as error:
+        raise BitstreamError(f"a clip of {frames} frames takes more memory than there is") from error
+    clip[0] = first
+    for index, image in enumerate(images, 1):
+        clip[index] = image
+    return clip

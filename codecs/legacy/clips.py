@@ -19,13 +19,12 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 
 import av
-import numpy as np
 import torch
 from av.error import FFmpegError
 from av.video.codeccontext import VideoCodecContext
 from av.video.reformatter import ColorRange
 
-from roadbits.codecs.bitstream import BitstreamError, CodecId, Container, expect, pack
+from roadbits.codecs.bitstream import BitstreamError, CodecId, Container, clip_from, expect, pack
 from roadbits.codecs.codec import MAX_CLIP_PIXELS, Clip, Complexity, Image, OperatingPoint, check_clip
 from roadbits.codecs.legacy.yuv420 import bounded_decoder, coded_size, padded, to_rgb, to_yuv420
 
@@ -145,16 +144,7 @@ class LegacyClip:
                 f"payload claims {frames} frames of {container.height} x {container.width} pixels, expected at least "
                 f"one and at most {MAX_CLIP_PIXELS} pixels in all"
             )
-        images = self._frames(container, frames)
-        first = next(images)  # nothing is allocated on the word of the header alone
-        try:
-            clip = np.empty((frames, *first.shape), np.uint8)
-        except MemoryError as error:
-            raise BitstreamError(f"{self.name} clip of {frames} frames takes more memory than there is") from error
-        clip[0] = first
-        for index, image in enumerate(images, 1):
-            clip[index] = image
-        return clip
+        return clip_from(self._frames(container, frames), frames)
 
     def _frames(self, container: Container, frames: int) -> Iterator[Image]:
         height, width = coded_size(container.height, container.width, _SMALLEST_SIDE)

@@ -11,12 +11,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import av
-import numpy as np
 from av.bitstream import BitStreamFilterContext
 from av.error import FFmpegError
 from av.video.stream import VideoStream
 
-from roadbits.codecs.bitstream import MAX_BODY_BYTES, BitstreamError, CodecId, Container, expect, pack
+from roadbits.codecs.bitstream import MAX_BODY_BYTES, BitstreamError, CodecId, Container, clip_from, expect, pack
 from roadbits.codecs.codec import MAX_CLIP_PIXELS, Clip, Image
 from roadbits.codecs.legacy.camera_rgb import camera_rgb
 from roadbits.codecs.legacy.yuv420 import bounded_decoder
@@ -87,13 +86,7 @@ def decoded(payload: bytes) -> Clip:
             f"payload claims {frames} frames of {container.height} x {container.width} pixels in stream {kind}, "
             f"expected at least one, at most {MAX_CLIP_PIXELS} pixels in all, and a stream of 0..{len(_STREAMS) - 1}"
         )
-    images = _frames(container, _STREAMS[kind])
-    first = next(images)  # nothing is allocated on the word of the header alone
-    clip = np.empty((frames, *first.shape), np.uint8)
-    clip[0] = first
-    for index, image in enumerate(images, 1):
-        clip[index] = image
-    return clip
+    return clip_from(_frames(container, _STREAMS[kind]), frames)
 
 
 def _frames(container: Container, stream: str) -> Iterator[Image]:

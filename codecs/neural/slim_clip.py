@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from roadbits.codecs.bitstream import HASH_BYTES, BitstreamError, CodecId, Container, expect, pack
+from roadbits.codecs.bitstream import HASH_BYTES, BitstreamError, CodecId, Container, clip_from, expect, pack
 from roadbits.codecs.codec import MAX_CLIP_PIXELS, Clip, Complexity, Image, OperatingPoint, check_clip
 from roadbits.codecs.neural.cae import STRIDE
 from roadbits.codecs.neural.slim_still import SlimStill
@@ -181,16 +181,7 @@ class SlimClip:
     def decode(self, payload: bytes) -> Clip:
         """Return the clip uint8 (T, H, W, 3) of a payload; see `ClipCodec.decode`."""
         frames = expect(payload, CodecId.SLIMVC, num_values=2).point[0]
-        images = self.frames(payload)
-        first = next(images)  # nothing is allocated on the word of the header alone
-        try:
-            clip = np.empty((frames, *first.shape), np.uint8)
-        except MemoryError as error:
-            raise BitstreamError(f"{self.name} clip of {frames} frames takes more memory than there is") from error
-        clip[0] = first
-        for index, image in enumerate(images, 1):
-            clip[index] = image
-        return clip
+        return clip_from(self.frames(payload), frames)
 
     def frames(self, payload: bytes, first: int = 0) -> Iterator[Image]:
         """Yield the images uint8 (H, W, 3) of a payload from one of its frames on; those of groups before cost nothing.

@@ -13,6 +13,7 @@ from av.video.stream import VideoStream
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from roadbits.codecs import bitstream
 from roadbits.codecs.bitstream import BitstreamError, pack, unpack
 from roadbits.codecs.catalogue import decode, decode_clip, still_or_clip_codec_named
 from roadbits.codecs.codec import Clip, Image, OperatingPoint
@@ -163,7 +164,7 @@ def test_no_more_is_decoded_than_the_header_promises(
 def test_a_header_alone_allocates_nothing(codec: LegacyClip, clip: Clip, monkeypatch: pytest.MonkeyPatch) -> None:
     container = unpack(codec.encode(clip[:1], codec.points[2]))
     huge = replace(container, point=(8000, *container.point[1:]), height=256, width=256)
-    monkeypatch.setattr(clips.np, "empty", lambda *_: pytest.fail("allocated"))
+    monkeypatch.setattr(bitstream.np, "empty", lambda *_: pytest.fail("allocated"))
     for body in (b"", container.body):
         with pytest.raises(BitstreamError):
             codec.decode(pack(replace(huge, body=body)))
