@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from roadbits.codecs.catalogue import codec_named
+from roadbits.codecs.catalogue import still_or_clip_codec_named
 from roadbits.fleet.camera_words import DataSetCameras, StreetCameras
 from roadbits.fleet.cameras.street import DOMAINS
 from roadbits.fleet.devices import ladder_of
@@ -77,7 +77,7 @@ def test_every_shipped_scenario_says_how_fast_its_codecs_are(path: Path) -> None
     for scenario in load_scenario(path):
         for group in scenario.fleet.everyone:
             for choice in scenario.codecs:
-                codec = codec_named(choice.name)
+                codec = still_or_clip_codec_named(choice.name)
                 assert (ladder_of(group.device, codec, 240, 320).seconds > 0).all()
 
 
@@ -216,7 +216,7 @@ def test_a_point_has_one_spelling(tmp_path: Path) -> None:
 def test_without_points_the_ladder_is_taken(tmp_path: Path) -> None:
     (choice,) = one(tmp_path, edited(", points: [quality=10]", "")).codecs
     assert choice.points == ()
-    assert tuple(way.rule for way in choice.ways) == codec_named("jpeg").points
+    assert tuple(way.rule for way in choice.ways) == still_or_clip_codec_named("jpeg").points
 
 
 def test_a_codec_without_a_speed_is_refused(tmp_path: Path) -> None:
