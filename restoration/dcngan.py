@@ -1,7 +1,7 @@
 """DCNGAN: restores the frame in the middle of three, aligned by one deformable convolution, as its coding asks for.
 
     U of three levels (three frames)  -> 3x3 offsets and masks, for each frame its own
-    deformable 3x3 (three frames)     -> w channels, ReLU: no frame is warped, the convolution looks where it should
+    deformable 3x3 (three frames)     -> w channels: no frame is warped, the convolution looks where it should
     7x7, three 3x3/2                  -> 8 w channels at an eighth of the sides
     residual blocks                   -> each multiplied, behind its first convolution, by the gate of the coding
     three times doubled, 7x7          -> with skips between equal sizes; added to the middle frame
@@ -13,7 +13,7 @@ weights) is a server's; the width is a setting.
 Source: Zhang, Herranz, Mrak, Gorriz Blanch, Wan, Yang, "DCNGAN: a deformable convolution-based GAN with QP adaptation
 for perceptual quality enhancement of compressed video", ICASSP 2022, and its authors' code. Differing from both: colour
 frames, not luma alone; skips, and what comes out is added to the input; no batch normalisation, whose statistics of
-crops are not those of frames.
+crops are not those of frames, and leaky rectifiers instead.
 
 Not here: stills (`network`), critics and losses, training.
 """
@@ -37,6 +37,8 @@ FRAMES = 3
 STRIDE = 8
 """Sides are padded to multiples of this."""
 _TAPS = 9
+_LEAK = 0.2
+"""Of the rectifiers: with none, and without normalisation, whole layers died within some hundred steps."""
 _OPEN = 0.5413
 """Softplus of it is 1: the gate lets everything through at first."""
 
@@ -104,16 +106,16 @@ class _Alignment(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return features (B, w, H, W) of three frames (B, 9, H, W)."""
-        top = functional.relu(self.enter(x))
-        middle = functional.relu(self.below(top))
-        bottom = functional.relu(self.lowest(middle))
-        middle = middle + functional.relu(self.rise_1(_doubled(bottom)))
-        top = top + functional.relu(self.rise_2(_doubled(middle)))
+        top = _rectified(self.enter(x))
+        middle = _rectified(self.below(top))
+        bottom = _rectified(self.lowest(middle))
+        middle = middle + _rectified(self.rise_1(_doubled(bottom)))
+        top = top + _rectified(self.rise_2(_doubled(middle)))
         offsets, masks = self.offsets(top).float(), 2 * torch.sigmoid(self.masks(top).float())
         with torch.autocast(x.device.type, enabled=False):
             bias = cast(Tensor, self.looking.bias)
             looked = deformable(x.float(), offsets, masks, self.looking.weight, bias)
-        result: Tensor = functional.relu(looked)
+        result: Tensor = _rectified(looked)
         return result
 
 
@@ -126,7 +128,7 @@ class _GatedBlock(nn.Module):
         nn.init.zeros_(self.second.weight)
 
     def forward(self, x: Tensor, gate: Tensor) -> Tensor:
-        result: Tensor = x + self.second(functional.relu(self.first(x) * gate))
+        result: Tensor = x + self.second(_rectified(self.first(x) * gate))
         return result
 
 
@@ -162,17 +164,21 @@ class ClipRestorer(nn.Module):
             float32 (B, 3, H, W), not clipped.
         """
         gate = functional.softplus(self.gate(conditions))[:, :, None, None]
-        hidden = functional.relu(self.head(self.alignment(x - 0.5)))
+        hidden = _rectified(self.head(self.alignment(x - 0.5)))
         skipped = []
         for layer in self.down:
             skipped.append(hidden)
-            hidden = functional.relu(layer(hidden))
+            hidden = _rectified(layer(hidden))
         for block in self.blocks:
             hidden = block(hidden, gate)
         for layer in self.up:
-            hidden = functional.relu(layer(_doubled(hidden)) + skipped.pop())
+            hidden = _rectified(layer(_doubled(hidden)) + skipped.pop())
         restored: Tensor = x[:, 3:6] + self.tail(hidden).float()
         return restored
+
+
+def _rectified(x: Tensor) -> Tensor:
+    return functional.leaky_relu(x, _LEAK)
 
 
 def _doubled(x: Tensor) -> Tensor:
