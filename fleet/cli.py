@@ -384,12 +384,11 @@ def rd(
     from roadbits.codecs.catalogue import codec_named, still_or_clip_codec_named
     from roadbits.codecs.codec import is_clip_codec
     from roadbits.codecs.image import ImageFileError, clips_of, list_images, read_clip, read_image
-    from roadbits.codecs.rate_distortion import bd_rates, measure_all
+    from roadbits.codecs.rate_distortion import Distance, bd_rates, measure_all
     from roadbits.codecs.timing import time_codec
     from roadbits.fleet.progress import Display
     from roadbits.fleet.report.rd_curves import write_rd_curves
     from roadbits.fleet.report.rd_table import print_rd, print_timings, rd_json
-    from roadbits.fleet.restoring import seen_distance
 
     folder = images or clips
     if folder is None or (images and clips):
@@ -415,12 +414,15 @@ def rd(
     parts = clips_of(files, clip_frames or _CLIP_FRAMES) if clips else [[file] for file in files]
     if max_images and len(parts) > max_images:
         parts = [parts[k * len(parts) // max_images] for k in range(max_images)]
+    distance: Distance | None = None
+    if perceptual:
+        from roadbits.fleet.restoring import seen_distance
+
+        distance = seen_distance
     try:
         with Display().bar("measure", sum(len(codec.points) for codec in codecs)) as bar:
             read = read_clip if clips else lambda files: read_image(*files)
-            points = measure_all(
-                codecs, lambda: map(read, parts), lambda _: bar.advance(), seen_distance if perceptual else None
-            )
+            points = measure_all(codecs, lambda: map(read, parts), lambda _: bar.advance(), distance)
         shown = [read_image(file) for (file,) in parts[:_TIMED_IMAGES]] if timing else []
         timings = [
             time_codec(codec, codec.points[len(codec.points) // 2], shown, threads)

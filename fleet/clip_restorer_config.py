@@ -12,7 +12,7 @@ from roadbits.codecs.catalogue import still_or_clip_codec_named
 from roadbits.codecs.codec import ClipCodec, OperatingPoint, is_clip_codec
 from roadbits.fleet.clip_training_config import Clips
 from roadbits.fleet.parts import Count, Positive, Seed, distinct
-from roadbits.fleet.training_config import Side, TrainingPart
+from roadbits.fleet.training_config import Side, TrainingName, TrainingPart
 from roadbits.restoration.dcngan import STRIDE, ClipRestorerSpec
 from roadbits.restoration.training import Recipe
 
@@ -66,7 +66,7 @@ class ClipRestorerTrainingWords(TrainingPart):
         held_out: clips to measure on.
     """
 
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")
+    name: TrainingName
     kind: Literal["clip-restorer"]
     channels: Annotated[int, Field(ge=2, le=256)] = 16
     blocks: Count = 9

@@ -14,9 +14,8 @@ from roadbits.codecs.neural.slim_model import SlimModel
 from roadbits.codecs.neural.slim_still import SlimStill
 from roadbits.codecs.training.rate_distortion import Schedule
 from roadbits.fleet.parts import Count, Positive, Seconds, Seed, Share
-from roadbits.fleet.training_config import Channels, Factor, FolderPath, Side, TrainingPart, absolute
+from roadbits.fleet.training_config import Channels, Factor, FolderPath, Side, TrainingName, TrainingPart, absolute
 
-_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"
 Frames = Annotated[int, Field(ge=3, le=1024)]
 
 
@@ -137,7 +136,7 @@ class ClipCodecTraining(TrainingPart):
         validation: on real bytes.
     """
 
-    name: str = Field(pattern=_NAME)
+    name: TrainingName
     kind: Literal["clip-codec"]
     codec: SlimVcCodec
     steps: Count

@@ -21,7 +21,7 @@ from roadbits.fleet.fittings import Version
 from roadbits.fleet.restoration_words import Remedy, Restoration, RestorerKind
 from roadbits.fleet.scenario import Scenario
 from roadbits.fleet.stages import stage_key
-from roadbits.fleet.vehicle import Arm, arms_of, rules_of
+from roadbits.fleet.vehicle import Arm, arms_of, ways_of
 
 _FORMAT = 4
 """Raised when a stage's files or meaning change, so that old ones are not taken for new."""
@@ -77,7 +77,7 @@ class Plan:
 
     def fixed_point(self, arm: Arm) -> OperatingPoint | None:
         """Return the point at which an arm encodes every frame; None if a policy chooses."""
-        rule = rules_of(self.scenario)[arm]
+        rule = ways_of(self.scenario)[arm].rule
         return rule if isinstance(rule, OperatingPoint) else None
 
     @property

@@ -22,6 +22,7 @@ from roadbits.fleet.parts import Count, Positive, Seconds, Seed, Share
 
 _SMALLEST_RISE = 1.05
 
+TrainingName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
 Channels = Annotated[int, Field(ge=1, le=1024)]
 Factor = Annotated[float, Field(ge=1, le=64)]
 Side = Annotated[int, Field(ge=64, le=4096)]
@@ -272,7 +273,7 @@ class StillCodecTraining(TrainingPart):
         validation: on real bytes.
     """
 
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")
+    name: TrainingName
     kind: Literal["still-codec"]
     codec: Annotated[CaeCodec | HyperpriorCodec | SlimCaeCodec | SlimHyperpriorCodec, Field(discriminator="kind")]
     lambda_schedule: LambdaScheduleWords | None = None

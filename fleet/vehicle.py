@@ -29,7 +29,7 @@ from roadbits.fleet.fittings import Fitting, Version
 from roadbits.fleet.links import link_for
 from roadbits.fleet.policies import Situation
 from roadbits.fleet.rate_control import ControlState, Encoding, encoder_for
-from roadbits.fleet.rules import SEGMENT_FRAMES, Rule, Way
+from roadbits.fleet.rules import SEGMENT_FRAMES, Way
 from roadbits.fleet.scenario import Scenario
 from roadbits.fleet.seeds import Purpose, generator_for
 from roadbits.fleet.sources import train_source
@@ -159,14 +159,9 @@ def ways_of(scenario: Scenario) -> dict[Arm, Way]:
     }
 
 
-def rules_of(scenario: Scenario) -> dict[Arm, Rule]:
-    """Return every (codec, operating point or policy) of a scenario, in its order, and how it chooses points."""
-    return {arm: way.rule for arm, way in ways_of(scenario).items()}
-
-
 def arms_of(scenario: Scenario) -> tuple[Arm, ...]:
     """Return every (codec, operating point or policy) of a scenario, in its order."""
-    return tuple(rules_of(scenario))
+    return tuple(ways_of(scenario))
 
 
 def drive(segment: Segment) -> tuple[list[Upload], tuple[ArmState, ...]]:

@@ -26,11 +26,10 @@ from av.video.reformatter import ColorRange
 
 from roadbits.codecs.bitstream import BitstreamError, CodecId, Container, clip_from, expect, pack
 from roadbits.codecs.codec import MAX_CLIP_PIXELS, Clip, Complexity, Image, OperatingPoint, check_clip
-from roadbits.codecs.legacy.yuv420 import bounded_decoder, coded_size, padded, to_rgb, to_yuv420
+from roadbits.codecs.legacy.yuv420 import bounded_decoder, coded_size, padded, pictures_of, to_rgb, to_yuv420
 
 _GOP_FRAMES = 32
 _SMALLEST_SIDE = 80
-_SLICE_BYTES = 64 * 1024
 _OBU_DELIMITER, _OBU_FRAMES = 2, (3, 6, 7)
 _MOST_FRAMES = 64
 """In one temporal unit, hidden ones included."""
@@ -171,13 +170,9 @@ class LegacyClip:
         if self.codec_id == CodecId.AV1:
             for unit in _temporal_units(body):
                 yield from decoder.decode(av.Packet(unit))
+            yield from decoder.decode(None)
         else:
-            for first in range(0, len(body), _SLICE_BYTES):
-                for packet in decoder.parse(body[first : first + _SLICE_BYTES]):
-                    yield from decoder.decode(packet)
-            for packet in decoder.parse():
-                yield from decoder.decode(packet)
-        yield from decoder.decode(None)
+            yield from pictures_of(decoder, body)
 
     def _encoder(self, height: int, width: int, knob: str, value: int) -> VideoCodecContext:
         encoder = av.CodecContext.create(self.encoder, "w")

@@ -18,12 +18,11 @@ from av.video.stream import VideoStream
 from roadbits.codecs.bitstream import MAX_BODY_BYTES, BitstreamError, CodecId, Container, clip_from, expect, pack
 from roadbits.codecs.codec import MAX_CLIP_PIXELS, Clip, Image
 from roadbits.codecs.legacy.camera_rgb import camera_rgb
-from roadbits.codecs.legacy.yuv420 import bounded_decoder
+from roadbits.codecs.legacy.yuv420 import bounded_decoder, pictures_of
 
 NAME = "passthrough"
 _STREAMS = ("h264", "hevc")
 """How a payload numbers its stream's codec."""
-_SLICE_BYTES = 64 * 1024
 _MOST_FRAMES = 65535
 
 
@@ -92,16 +91,8 @@ def decoded(payload: bytes) -> Clip:
 def _frames(container: Container, stream: str) -> Iterator[Image]:
     decoder, frames, count = bounded_decoder(stream, container.height, container.width), container.point[0], 0
 
-    def pictures() -> Iterator[av.VideoFrame]:
-        for first in range(0, len(container.body), _SLICE_BYTES):
-            for packet in decoder.parse(container.body[first : first + _SLICE_BYTES]):
-                yield from decoder.decode(packet)
-        for packet in decoder.parse():
-            yield from decoder.decode(packet)
-        yield from decoder.decode(None)
-
     try:
-        for picture in pictures():
+        for picture in pictures_of(decoder, container.body):
             count += 1
             if (picture.height, picture.width) != (container.height, container.width):
                 raise BitstreamError(

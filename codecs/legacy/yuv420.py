@@ -1,9 +1,11 @@
 """RGB images as the 4:2:0 planes that video codecs take, full-range BT.601 as in JPEG, and back, in whole numbers.
 
-Here too: the size at which they are coded, and a decoder that takes no more memory than that size needs.
+Here too: the size at which they are coded, a decoder that takes no more memory than that size needs, and what it reads.
 
 Not here: other matrices and ranges, which only videos of others have.
 """
+
+from collections.abc import Iterator
 
 import av
 import numpy as np
@@ -12,6 +14,8 @@ from av.video.codeccontext import VideoCodecContext
 from numpy.typing import NDArray
 
 from roadbits.codecs.codec import Image
+
+_SLICE_BYTES = 64 * 1024
 
 
 def coded_size(height: int, width: int, smallest: int) -> tuple[int, int]:
@@ -59,6 +63,16 @@ def bounded_decoder(name: str, height: int, width: int) -> VideoCodecContext:
     # FFmpeg refuses a parameter set that claims more, before it allocates a picture.
     decoder.options = {"max_pixels": str(2 * (height + 64) * (width + 64))}
     return decoder
+
+
+def pictures_of(decoder: VideoCodecContext, body: bytes) -> Iterator[av.VideoFrame]:
+    """Yield the frames of a raw stream as its bytes are read, so that one that never ends fills no memory."""
+    for first in range(0, len(body), _SLICE_BYTES):
+        for packet in decoder.parse(body[first : first + _SLICE_BYTES]):
+            yield from decoder.decode(packet)
+    for packet in decoder.parse():
+        yield from decoder.decode(packet)
+    yield from decoder.decode(None)
 
 
 def _doubled(chroma: NDArray[np.uint8]) -> NDArray[np.uint8]:
