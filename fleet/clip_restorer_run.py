@@ -8,14 +8,11 @@ Not here: the loop (`restoration.clip_training`), the words (`clip_restorer_conf
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from safetensors import safe_open
-from safetensors.torch import load as load_tensors
-from safetensors.torch import save as save_tensors
 
 from roadbits.codecs.codec import Clip, ClipCodec, OperatingPoint
 from roadbits.codecs.metrics import bpp, psnr
@@ -23,6 +20,7 @@ from roadbits.codecs.training.clips import clips_of
 from roadbits.downstream.sight import imagenet_sight
 from roadbits.fleet.clip_restorer_config import ClipRestorerTrainingWords
 from roadbits.fleet.clip_training_config import Clips
+from roadbits.fleet.conditions import condition_of
 from roadbits.fleet.interrupts import Interrupts, postponed_interrupts
 from roadbits.fleet.progress import Display
 from roadbits.fleet.restoring import seen_distance
@@ -32,11 +30,10 @@ from roadbits.fleet.training_folder import own_folder, refuse_started
 from roadbits.fleet.training_images import cache_name, open_cache, remove_other_caches
 from roadbits.restoration.clip_training import ClipRestorerTraining, TripletCrops
 from roadbits.restoration.condition import Condition
-from roadbits.restoration.dcngan import ClipRestorer, ClipRestorerSpec, restore_clip
-from roadbits.restoration.restoring import RestorerWeightsError, with_weights
+from roadbits.restoration.dcngan import restore_clip
+from roadbits.restoration.dcngan_file import open_clip_restorer, pack_clip_restorer
 from roadbits.restoration.training import Pairs
 
-_METADATA_KEY = "roadbits-clip-restorer"
 _NOTE_WIDTH = 32
 
 
@@ -54,7 +51,7 @@ class ClipQuality:
     Attributes:
         codec: that degraded them.
         point: its operating point.
-        told: what the restorer was told of: this point, or another.
+        told: what the restorer was told of: this point, or another, with the rate at which it would code the clip.
         is_learned: whether the restorer learned this point.
         bpp: of the clips.
         psnr_db: before.
@@ -74,23 +71,13 @@ class ClipQuality:
     restored_distance: float
 
 
-def position_of(codec: ClipCodec, point: OperatingPoint) -> float:
-    """Return where a point stands among all of its knob's values, by rate, in 0..1."""
-    (knob, value), *_ = point.settings
-    values = [each[knob] for each in codec.fine_points if knob in dict(each.settings)]
-    if not values:  # of another knob, with the same range
-        values = [each.settings[0][1] for each in codec.fine_points]
-    nearest = min(range(len(values)), key=lambda k: abs(values[k] - value))
-    return nearest / max(1, len(values) - 1)
-
-
 def degraded(coded: Coded, clips: Sequence[Clip]) -> Iterator[tuple[Clip, Condition]]:
     """Yield what a codec makes of each clip, and what a restorer is told of its frames."""
     for clip in clips:
         payload = coded.codec.encode(clip, coded.point)
         frames, height, width = clip.shape[:3]
         rate = bpp(len(payload), frames * height, width)
-        yield coded.codec.decode(payload), Condition(coded.codec.name, position_of(*coded), rate)
+        yield coded.codec.decode(payload), condition_of(coded.codec.name, str(coded.point), rate)
 
 
 class ClipRestorerRun:
@@ -125,8 +112,7 @@ class ClipRestorerRun:
             remove_other_caches(self._folder / "cache", (*words.train_on, *words.validate_on))
             with postponed_interrupts() as interrupts:
                 weights = self._train(crops, interrupts)
-                metadata = {_METADATA_KEY: json.dumps(asdict(words.spec))}
-                write_whole(self._model, save_tensors(load_tensors(weights), metadata))
+                write_whole(self._model, pack_clip_restorer(words.spec, weights))
                 self._measure(interrupts)
         return self._model
 
@@ -177,17 +163,17 @@ class ClipRestorerRun:
 
     def _measure(self, interrupts: Interrupts) -> None:
         """Measure every point on clips that nothing was trained on, told the truth and told another point."""
-        words, restorer = self._words, load_clip_restorer(self._model)
+        words, restorer = self._words, open_clip_restorer(self._model.read_bytes())
         clips, coded = self._clips(words.validate_on), self._coded(learned_only=False)
         rows: list[ClipQuality] = []
         learned = self._coded(learned_only=True)
         with self._display.bar("held-out clips", len(coded) * len(clips)) as bar:
             for one in coded:
-                farthest = max(coded, key=lambda other: abs(position_of(*other) - position_of(*one)))
+                farthest = max(coded, key=lambda other: abs(_position(other) - _position(one)))
                 frames: list[tuple[float, ...]] = []
-                for clip, (decoded, told) in zip(clips, degraded(one, clips), strict=True):
+                codings = zip(clips, degraded(one, clips), degraded(farthest, clips), strict=True)
+                for clip, (decoded, told), (_, wrong) in codings:
                     interrupts.check()
-                    wrong = replace(told, codec=farthest.codec.name, position=position_of(*farthest))
                     restored, misled = (restore_clip(restorer, decoded, [each] * len(clip)) for each in (told, wrong))
                     frames += [_frame(*each, told.bpp) for each in zip(clip, decoded, restored, misled, strict=True)]
                     bar.advance()
@@ -225,16 +211,5 @@ def _rows(coded: Coded, farthest: Coded, is_learned: bool, means: Sequence[float
         )
 
 
-def load_clip_restorer(path: Path) -> ClipRestorer:
-    """Read a restorer of clips that `ClipRestorerRun` wrote.
-
-    Raises:
-        RestorerWeightsError: if it is none.
-    """
-    try:
-        with safe_open(path, "pt") as file:
-            words = json.loads((file.metadata() or {})[_METADATA_KEY])
-        spec = ClipRestorerSpec(tuple(words["codecs"]), int(words["channels"]), int(words["blocks"]))
-        return with_weights(ClipRestorer(spec), path.read_bytes())
-    except (OSError, KeyError, TypeError, ValueError) as error:
-        raise RestorerWeightsError(f"{path} is no restorer of clips: {error}") from error
+def _position(coded: Coded) -> float:
+    return condition_of(coded.codec.name, str(coded.point), 1.0).position

@@ -4,19 +4,21 @@ Not here: training a restorer part by part (`restorer_training`), what the jobs 
 restored frames (`server`).
 """
 
+import itertools
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 
 import numpy as np
 
-from roadbits.codecs.catalogue import codec_named
-from roadbits.codecs.codec import OperatingPoint
+from roadbits.codecs.codec import Image, OperatingPoint
 from roadbits.fleet.archive import Archive, Arrays, ArraysWriter
 from roadbits.fleet.backend import Backend, Shared
 from roadbits.fleet.cameras.frame import DataError
+from roadbits.fleet.conditions import condition_of
 from roadbits.fleet.decoding import BATCH_FRAMES, OnBoard, compress_on_board
 from roadbits.fleet.learning import LabelledSet, network_of
 from roadbits.fleet.originals import batches, write_originals
@@ -24,12 +26,23 @@ from roadbits.fleet.plan import Plan
 from roadbits.fleet.progress import Display
 from roadbits.fleet.restoration_words import LearnedKind, Restoration, RestorerKind
 from roadbits.fleet.restorer_training import WEIGHTS, Phase, RestorerTrainings
-from roadbits.fleet.restoring import Restoring, Teacher, Tuning, restore_frames, tune_unsharp
+from roadbits.fleet.restoring import (
+    RestoredFrame,
+    Restoring,
+    RestoringClip,
+    Teacher,
+    Tuning,
+    restore_frames,
+    restore_one_clip,
+    tune_unsharp,
+)
 from roadbits.fleet.sources import classes_of
 from roadbits.fleet.stages import Stages
 from roadbits.fleet.vehicle import Arm
 from roadbits.restoration.condition import Condition
+from roadbits.restoration.dcngan_file import open_clip_restorer
 from roadbits.restoration.network import RestorerSpec, names_of
+from roadbits.restoration.restoring import RestorerWeightsError
 from roadbits.restoration.training import Pairs
 from roadbits.restoration.unsharp import UNTOUCHED, Unsharp
 
@@ -54,8 +67,11 @@ class DatasetRestoration:
         assert plan.scenario.restoration is not None
         self._plan, self._stages, self._backend, self._display = plan, stages, backend, display
         self._words: Restoration = plan.scenario.restoration
-        codecs = names_of([learned.codec for learned in plan.learned()])
-        self._spec = RestorerSpec(codecs, self._words.channels, self._words.blocks)
+
+    @property
+    def _spec(self) -> RestorerSpec:
+        codecs = names_of([learned.codec for learned in self._plan.learned()])
+        return RestorerSpec(codecs, self._words.channels, self._words.blocks)
 
     @property
     def kinds(self) -> tuple[RestorerKind, ...]:
@@ -69,9 +85,21 @@ class DatasetRestoration:
             others: names and frames that no reference frame may be among.
 
         Raises:
-            DataError: if a reference frame is among them, fewer are there than are to be learned from, or none of them
-                is labelled though segmenters are to train on them.
+            DataError: if a reference frame is among them, fewer are there than are to be learned from, none of them
+                is labelled though segmenters are to train on them, or the restorer of clips is none, or learned other
+                codecs.
         """
+        if "dcngan" in self._words.restorers:
+            self._check_clip_restorer()
+        if self._learns:
+            self._prepare_references(others)
+
+    @property
+    def _learns(self) -> bool:
+        """Whether anything is learned from reference frames."""
+        return bool(self._plan.learned()) or "references" in self._words.remedies
+
+    def _prepare_references(self, others: Sequence[tuple[str, Archive]]) -> None:
         key = self._plan.originals_key("reference")
         if not self._stages.is_done(key):
             total = len(batches(self._plan.scenario, "reference"))
@@ -87,6 +115,32 @@ class DatasetRestoration:
         for learned in self._plan.learned():
             if not self._stages.is_done(self._plan.pairs_key(learned)):
                 self._write_pairs(learned)
+
+    def _check_clip_restorer(self) -> None:
+        learned = self._clip_codecs()
+        sent = {arm.source for arm in self._plan.arms if "dcngan" in self._plan.restorers_of(arm)}
+        if (missing := sorted(sent - set(learned))) and self._words.untrained_codec == "refuse":
+            raise DataError(
+                f"restoration.dcngan: {self._words.dcngan} learned {', '.join(learned)}, not {', '.join(missing)}: "
+                "train another, or set restoration.untrained_codec to warn"
+            )
+
+    def _clip_codecs(self) -> tuple[str, ...]:
+        """Return the codecs that the restorer of clips learned."""
+        path = Path(self._words.dcngan or "")
+        try:
+            return open_clip_restorer(path.read_bytes()).spec.codecs
+        except (OSError, RestorerWeightsError) as error:
+            raise DataError(
+                f"restoration.dcngan: {path}: {error}; make one: roadbits train, a training of kind clip-restorer"
+            ) from error
+
+    def untold_codecs(self) -> list[str]:
+        """Return the codecs whose uploads were restored by networks that never learned them."""
+        known = {learned.codec for learned in self._plan.learned()}
+        if "dcngan" in self._words.restorers:
+            known |= set(self._clip_codecs())
+        return sorted({arm.source for arm in self._plan.arms if self._plan.restorers_of(arm)} - known)
 
     def _check_apart(self, others: Sequence[tuple[str, Archive]]) -> None:
         known = {
@@ -107,7 +161,7 @@ class DatasetRestoration:
 
     def chosen(self) -> list[int]:
         """Return the positions of the reference frames that are learned from."""
-        total = len(self._references())
+        total = len(self._references()) if self._learns else 0
         count = self._words.reference_frames or total
         return [total * k // count for k in range(count)]
 
@@ -162,8 +216,7 @@ class DatasetRestoration:
         Raises:
             BackendError: if one cannot be trained.
         """
-        kinds = [kind for kind in self._words.restorers if kind != "unsharp"]
-        missing = [kind for kind in kinds if not self._stages.is_done(self._plan.final_key(kind))]
+        missing = [kind for kind in self._words.learned if not self._stages.is_done(self._plan.final_key(kind))]
         if missing:
             pairs = self._backend.share([self._pairs(learned) for learned in self._plan.learned()])
             self._train_missing(missing, pairs, teacher_weights)
@@ -221,6 +274,44 @@ class DatasetRestoration:
         degraded, told = Arrays(folder, "images"), json.loads((folder / "told.json").read_text())
         positions = json.loads((folder / "positions.json").read_text())
         conditions = [self._told(condition_of(arm.source, point, bpp)) for point, bpp in told]
+        undone = [originals.images[k] for k in positions]
+        if kind == "dcngan":
+            restored = self._restored_clips(folder, degraded, conditions, undone)
+        else:
+            restored = self._restored_stills(kind, degraded, conditions, undone)
+        quality = []
+        with (
+            self._stages.writing(self._plan.restore_key(arm, kind)) as out,
+            self._display.bar("restore", len(degraded)) as bar,
+            ArraysWriter(out, "images") as images,
+        ):
+            for frames in restored:
+                for frame in frames:
+                    images.append(frame.image)
+                    quality.append((frame.psnr_db, frame.ms_ssim, frame.distance))
+                bar.advance(len(frames))
+            means = [float(mean) for mean in np.mean(quality, axis=0)] if quality else [0.0, 0.0, 0.0]
+            (out / "quality.json").write_text(json.dumps(means))
+
+    def _restored_clips(
+        self, folder: Path, degraded: Arrays, conditions: Sequence[Condition], originals: Sequence[Image]
+    ) -> Iterator[list[RestoredFrame]]:
+        restorer = self._backend.share(Path(self._words.dcngan or "").read_bytes())
+        ends = list(itertools.accumulate(json.loads((folder / "clips.json").read_text()), initial=0))
+        jobs = (
+            RestoringClip(restorer, degraded[some], list(conditions[some]), list(originals[some]))
+            for some in itertools.starmap(slice, itertools.pairwise(ends))
+        )
+        return self._backend.map(restore_one_clip, jobs)
+
+    def _restored_stills(
+        self,
+        kind: RestorerKind | None,
+        degraded: Arrays,
+        conditions: Sequence[Condition],
+        originals: Sequence[Image],
+    ) -> Iterator[list[RestoredFrame]]:
+        """Restore with a network or filter; without a kind the frames are only measured."""
         network, masks = None, [UNTOUCHED] * len(conditions)
         if kind == "unsharp":
             masks = self._masks(conditions)
@@ -230,24 +321,12 @@ class DatasetRestoration:
             Restoring(
                 masks[some] if network is None else network,
                 degraded[some],
-                conditions[some],
-                [originals.images[k] for k in positions[some]],
+                list(conditions[some]),
+                list(originals[some]),
             )
             for some in (slice(first, first + BATCH_FRAMES) for first in range(0, len(degraded), BATCH_FRAMES))
         )
-        quality = []
-        with (
-            self._stages.writing(self._plan.restore_key(arm, kind)) as out,
-            self._display.bar("restore", len(degraded)) as bar,
-            ArraysWriter(out, "images") as images,
-        ):
-            for frames in self._backend.map(restore_frames, jobs):
-                for frame in frames:
-                    images.append(frame.image)
-                    quality.append((frame.psnr_db, frame.ms_ssim, frame.distance))
-                bar.advance(len(frames))
-            means = [float(mean) for mean in np.mean(quality, axis=0)] if quality else [0.0, 0.0, 0.0]
-            (out / "quality.json").write_text(json.dumps(means))
+        return self._backend.map(restore_frames, jobs)
 
     def _network(self, kind: RestorerKind) -> Shared[tuple[bytes, RestorerSpec]]:
         weights = (self._stages.folder(self._plan.final_key(kind)) / WEIGHTS).read_bytes()
@@ -279,10 +358,13 @@ class DatasetRestoration:
             case "untold":
                 return Condition("", truth.position, truth.bpp)
             case "wrong":
-                learned = max(self._plan.learned(), key=lambda each: abs(math.log(self._mean_bpp(each) / truth.bpp)))
-                wrong = condition_of(learned.codec, learned.point, self._mean_bpp(learned))
-                is_other = (wrong.codec, wrong.position) != (truth.codec, truth.position)
-                return wrong if is_other else Condition(truth.codec, 1 - truth.position, _WRONG_RATE * truth.bpp)
+                known = self._plan.learned()
+                farthest = max(known, key=lambda each: abs(math.log(self._mean_bpp(each) / truth.bpp)), default=None)
+                if farthest is not None:
+                    wrong = condition_of(farthest.codec, farthest.point, self._mean_bpp(farthest))
+                    if (wrong.codec, wrong.position) != (truth.codec, truth.position):
+                        return wrong
+                return Condition(truth.codec, 1 - truth.position, _WRONG_RATE * truth.bpp)
 
     def quality(self, arm: Arm, kind: RestorerKind | None) -> Quality:
         """Return how far an arm's frames are from their originals once restored; as decoded without a restorer."""
@@ -294,15 +376,3 @@ class DatasetRestoration:
         folder = self._stages.folder(self._plan.final_key(kind))
         curve: list[list[float]] = json.loads((folder / "curve.json").read_text())
         return curve
-
-
-def condition_of(codec: str, point: str, bpp: float) -> Condition:
-    """Return the condition of a frame that a codec encoded at a point to a rate."""
-    places = _places(codec)
-    return Condition(codec, places[point] / max(1, len(places) - 1), bpp)
-
-
-@cache
-def _places(codec: str) -> dict[str, int]:
-    """Return each operating point's position on its codec's ladder."""
-    return {str(point): position for position, point in enumerate(codec_named(codec).all_points)}

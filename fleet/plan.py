@@ -9,10 +9,11 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 from roadbits.codecs.catalogue import codec_named, still_or_clip_codec_named
-from roadbits.codecs.codec import OperatingPoint
+from roadbits.codecs.codec import OperatingPoint, is_clip_codec
 from roadbits.codecs.neural.still import NeuralStill
 from roadbits.downstream.setups import Frames, Setup
 from roadbits.fleet.adaptation_words import Adaptation
@@ -23,7 +24,7 @@ from roadbits.fleet.scenario import Scenario
 from roadbits.fleet.stages import stage_key
 from roadbits.fleet.vehicle import Arm, arms_of, ways_of
 
-_FORMAT = 4
+_FORMAT = 5
 """Raised when a stage's files or meaning change, so that old ones are not taken for new."""
 _COLLECTION_FORMAT = 5
 """Likewise, of the collection alone."""
@@ -174,6 +175,11 @@ class Plan:
         assert self.scenario.restoration is not None
         return self.scenario.restoration
 
+    @property
+    def restored_stills(self) -> list[Arm]:
+        """The arms whose stills are restored, after learning from the reference frames."""
+        return [arm for arm in self.arms if set(self.restorers_of(arm)) - {"dcngan"}]
+
     def learned(self) -> list[Arm]:
         """Return the codecs and fixed points that restorers learn: of the arms to restore, and those named besides.
 
@@ -181,7 +187,7 @@ class Plan:
         """
         words, arms = self._restoration, list[Arm]()
         if not words.only_trained_on:
-            for arm in filter(self.restorers_of, self.arms):
+            for arm in self.restored_stills:
                 fixed = self.fixed_point(arm)
                 points = (fixed,) if fixed else _few(codec_named(arm.source).points)
                 arms += [Arm(arm.source, str(point)) for point in points]
@@ -222,6 +228,8 @@ class Plan:
         restorer: list[str] = []
         if kind == "unsharp":
             restorer = [self.tuning_key(learned) for learned in self.learned()]
+        elif kind == "dcngan":
+            restorer = [_hash_of_file(self._restoration.dcngan or ""), self._restoration.condition]
         elif kind:
             restorer = [self.final_key(kind), self._restoration.condition]
         return stage_key("restore", format=_FORMAT, decoded=self.decode_key(arm), restorer=restorer)
@@ -259,7 +267,9 @@ class Plan:
     def restorers_of(self, arm: Arm) -> tuple[RestorerKind, ...]:
         """Return which restorers an arm's uploads go through."""
         words = self.scenario.restoration
-        return words.restorers if words and (not words.arms or arm.key in words.arms) else ()
+        if words is None or (words.arms and arm.key not in words.arms):
+            return ()
+        return words.restores(is_clip_codec(still_or_clip_codec_named(arm.source)))
 
     def measuring_jobs(self) -> list[MeasuringJob]:
         """Return every measurement, each once."""
@@ -291,10 +301,10 @@ class Plan:
                 f"{adaptation.all_steps} steps a vehicle and domain, seeds {list(adaptation.seeds)}"
             )
         if (restoration := self.scenario.restoration) is not None:
-            learned = [kind for kind in restoration.restorers if kind != "unsharp"]
             yield (
                 f"restore   {sum(bool(self.restorers_of(arm)) for arm in self.arms)} arms by "
-                f"{', '.join(restoration.restorers)}; {len(learned)} networks learn {len(self.learned())} points in "
+                f"{', '.join(restoration.restorers)}; {len(restoration.learned)} networks learn "
+                f"{len(self.learned())} points in "
                 f"{restoration.first_steps} + {restoration.steps} steps of {restoration.batch_size} crops "
                 f"{restoration.crop}x{restoration.crop}"
             )
@@ -311,6 +321,11 @@ class Plan:
 
 def _hash(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
+
+
+def _hash_of_file(path: str) -> str:
+    """Return which bytes a file holds; empty if it is gone."""
+    return _hash(Path(path).read_bytes()) if Path(path).is_file() else ""
 
 
 def _weights(arm: Arm) -> str:

@@ -7,11 +7,12 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
 
+from roadbits.fleet.camera_words import FilePath
 from roadbits.fleet.parts import Count, Part, Positive, Seed, distinct
 from roadbits.fleet.rules import CodecChoice
 
 LearnedKind = Literal["mse", "perceptual", "gan", "task"]
-RestorerKind = LearnedKind | Literal["unsharp"]
+RestorerKind = Literal[LearnedKind, "unsharp", "dcngan"]
 Remedy = Literal["augmentation", "references"]
 
 
@@ -21,7 +22,10 @@ class Restoration(Part):
     Attributes:
         restorers: `mse` for the least squared error, `perceptual` for what ImageNet's encoder sees of the original,
             `gan` for that and images that critics take for originals, `task` for what a segmenter computes on the
-            original, `unsharp` for a filter tuned on the reference frames.
+            original, `unsharp` for a filter tuned on the reference frames: all for stills. `dcngan` restores clips, by
+            a network that is trained already.
+        dcngan: the file of that network, `model.safetensors` of a training of kind `clip-restorer`. It should not have
+            learned from frames that the fleet sends or is tested on.
         remedies: what can be done instead: `augmentation` blurs, sharpens and compresses the training frames at
             random, `references` trains on the reference frames too, where those are labelled.
         arms: restored alone, for example `jpeg:quality=10`; all arms if left out.
@@ -46,6 +50,7 @@ class Restoration(Part):
     restorers: Annotated[tuple[RestorerKind, ...], AfterValidator(distinct)] = Field(
         ("gan",), strict=False, min_length=1
     )
+    dcngan: FilePath | None = None
     remedies: Annotated[tuple[Remedy, ...], AfterValidator(distinct)] = Field((), strict=False)
     arms: Annotated[tuple[str, ...], AfterValidator(distinct)] = Field((), strict=False)
     trained_on: tuple[CodecChoice, ...] = Field((), strict=False)
@@ -62,3 +67,12 @@ class Restoration(Part):
     learning_rate: Positive = 1e-3
     seed: Seed = 0
     threads: Count = 1
+
+    @property
+    def learned(self) -> tuple[LearnedKind, ...]:
+        """The restorers that the run itself trains."""
+        return tuple(kind for kind in self.restorers if kind != "unsharp" and kind != "dcngan")
+
+    def restores(self, sends_clips: bool) -> tuple[RestorerKind, ...]:
+        """Return the restorers for what is sent as clips, or for stills."""
+        return tuple(kind for kind in self.restorers if (kind == "dcngan") == sends_clips)

@@ -1,11 +1,11 @@
-"""The server's restorers as jobs: train one for some steps, tune a filter, restore and measure frames.
+"""The server's restorers as jobs: train one for some steps, tune a filter, restore and measure frames or clips.
 
 Weights and checkpoints travel as bytes, frames through the backend's shared values.
 
 Not here: networks and losses (`roadbits.restoration`), which jobs there are (`dataset_restoration`).
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
 
@@ -19,6 +19,8 @@ from roadbits.downstream.segmenter import Segmenter, SegmenterSpec
 from roadbits.downstream.sight import Sight, imagenet_sight, segmenter_sight
 from roadbits.fleet.backend import BackendError, Report, Shared
 from roadbits.restoration.condition import Condition
+from roadbits.restoration.dcngan import restore_clip
+from roadbits.restoration.dcngan_file import open_clip_restorer
 from roadbits.restoration.losses import feature_distance
 from roadbits.restoration.network import RestorerSpec
 from roadbits.restoration.restoring import open_restorer, restore
@@ -219,9 +221,37 @@ def restore_frames(job: Restoring) -> list[RestoredFrame]:
         weights, spec = job.restorer.get()
         restorer = open_restorer(spec, weights)
         images = [restore(restorer, *each) for each in zip(job.degraded, job.conditions, strict=True)]
+    return _measured(images, job.originals)
+
+
+@dataclass(frozen=True, eq=False)
+class RestoringClip:
+    """A clip of one arm to restore.
+
+    Attributes:
+        restorer: file of a restorer of clips.
+        degraded: uint8 (H, W, 3) each.
+        conditions: of each.
+        originals: of each, to measure against.
+    """
+
+    restorer: Shared[bytes]
+    degraded: list[Image]
+    conditions: list[Condition]
+    originals: list[Image]
+
+
+def restore_one_clip(job: RestoringClip) -> list[RestoredFrame]:
+    """Restore and measure the frames of a clip."""
+    torch.set_num_threads(1)
+    restorer = open_clip_restorer(job.restorer.get())
+    return _measured(restore_clip(restorer, np.stack(job.degraded), job.conditions), job.originals)
+
+
+def _measured(images: Iterable[Image], originals: Sequence[Image]) -> list[RestoredFrame]:
     return [
         RestoredFrame(image, psnr(image, original), ms_ssim(image, original), seen_distance(image, original))
-        for image, original in zip(images, job.originals, strict=True)
+        for image, original in zip(images, originals, strict=True)
     ]
 
 

@@ -303,21 +303,31 @@ class Scenario(Part):
             if setups:
                 raise ValueError(f"downstream.setups names {', '.join(setups)}: add restoration, or leave them out")
             return
-        if getattr(self.cameras, "reference", None) is None:
-            raise ValueError(
-                "restoration learns from reference frames and nothing else: set some apart with cameras.reference"
-            )
         if self.downstream is not None and not setups:
             raise ValueError("restoration is never measured: add RO or RC to downstream.setups")
         known = [f"{choice.name}:{way}" for choice in self.codecs for way in choice.ways]
-        clips = [choice.name for choice in self.codecs if is_clip_codec(still_or_clip_codec_named(choice.name))]
-        if of_clips := [arm for arm in words.arms or known if arm.partition(":")[0] in clips]:
-            raise ValueError(f"restoration takes stills, {of_clips[0]} sends clips: name other arms in its arms")
         if unknown := [arm for arm in words.arms if arm not in known]:
             raise ValueError(f"restoration.arms names {unknown[0]!r}: choose from {', '.join(known)}")
+        chosen = words.arms or known
+        clips = {choice.name for choice in self.codecs if is_clip_codec(still_or_clip_codec_named(choice.name))}
+        for sends_clips, needed in ((True, "dcngan, which restores clips"), (False, "one for stills, such as gan")):
+            if words.restores(sends_clips):
+                continue
+            if lacking := [arm for arm in chosen if (arm.partition(":")[0] in clips) == sends_clips]:
+                raise ValueError(
+                    f"restoration.restorers has none for {lacking[0]}: add {needed}, or name other arms in "
+                    "restoration.arms"
+                )
+        if ("dcngan" in words.restorers) != (words.dcngan is not None):
+            raise ValueError("restoration.dcngan names the file of restorer dcngan: give both or none")
+        learns = bool(words.restores(sends_clips=False)) or "references" in words.remedies
+        if learns and getattr(self.cameras, "reference", None) is None:
+            raise ValueError(
+                "restoration learns from reference frames and nothing else: set some apart with cameras.reference"
+            )
         if words.only_trained_on and not words.trained_on:
             raise ValueError("restoration.only_trained_on needs codecs and points in restoration.trained_on")
-        restored = {arm.rpartition(":")[0] for arm in words.arms or known}
+        restored = {arm.rpartition(":")[0] for arm in chosen} - clips
         learned = {choice.name for choice in words.trained_on} | (set() if words.only_trained_on else restored)
         missing = sorted(restored - learned)
         if missing and words.untrained_codec == "refuse":

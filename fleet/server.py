@@ -143,6 +143,7 @@ class Server:
         advance: Callable[[int], None],
     ) -> None:
         kept: list[int] = []
+        clips: list[tuple[int, int]] = []
         quality, told, rejected = [], [], {}
         at = 0
         with ArraysWriter(folder, "images") as images:
@@ -153,6 +154,7 @@ class Server:
                     else:
                         images.append(frame.image)
                         kept.append(where[at])
+                        clips.append(_clip_of(records[at]))
                         quality.append((frame.psnr_db, frame.ms_ssim))
                         pixels = frame.image.shape[0] * frame.image.shape[1]
                         told.append((records[at].used_point, 8 * frame.payload_bytes / pixels))
@@ -161,6 +163,8 @@ class Server:
         means = [float(mean) for mean in np.mean(quality, axis=0)] if quality else [0.0, 0.0]
         (folder / "positions.json").write_text(json.dumps(kept))
         (folder / "told.json").write_text(json.dumps(told))
+        lengths = [len(list(frames)) for _, frames in itertools.groupby(clips)]
+        (folder / "clips.json").write_text(json.dumps(lengths))
         (folder / "rejected.json").write_text(json.dumps(rejected))
         (folder / "quality.json").write_text(json.dumps(means))
 
@@ -242,8 +246,7 @@ class Server:
 
     def _untold(self) -> None:
         """Note which arms were restored by networks that never learned their codec."""
-        known = {learned.codec for learned in self._plan.learned()}
-        for codec in sorted({arm.source for arm in self._plan.arms if self._plan.restorers_of(arm)} - known):
+        for codec in self._restoration.untold_codecs() if self._restoration else ():
             self._note(f"no restorer learned {codec}: its frames were restored with their codec not told")
 
     def train(self) -> None:

@@ -4,16 +4,17 @@
     deformable 3x3 (three frames)     -> w channels: no frame is warped, the convolution looks where it should
     7x7, three 3x3/2                  -> 8 w channels at an eighth of the sides
     residual blocks                   -> each multiplied, behind its first convolution, by the gate of the coding
-    three times doubled, 7x7          -> with skips between equal sizes; added to the middle frame
+    three times doubled               -> with skips between equal sizes
+    7x7                               -> behind a gate of its own; added to the middle frame
 
-The gate is one vector for all blocks, the softplus of a linear map of the condition: the paper's QP gate, which knows
-four QPs as one-hot numbers, here for any codec, point and rate. The paper's generator (64 channels, 45.8 million
+The gate is one vector for all blocks, a softplus behind two linear maps of the condition: the paper's QP gate, which
+knows four QPs as one-hot numbers, here for any codec, point and rate. The paper's generator (64 channels, 45.8 million
 weights) is a server's; the width is a setting.
 
 Source: Zhang, Herranz, Mrak, Gorriz Blanch, Wan, Yang, "DCNGAN: a deformable convolution-based GAN with QP adaptation
 for perceptual quality enhancement of compressed video", ICASSP 2022, and its authors' code. Differing from both: colour
-frames, not luma alone; skips, and what comes out is added to the input; no batch normalisation, whose statistics of
-crops are not those of frames, and leaky rectifiers instead.
+frames, not luma alone; skips, which need the second gate, and what comes out is added to the input; leaky rectifiers
+and no batch normalisation, whose statistics of crops are not those of frames.
 
 Not here: stills (`network`), critics and losses, training.
 """
@@ -39,6 +40,7 @@ STRIDE = 8
 _TAPS = 9
 _LEAK = 0.2
 """Of the rectifiers: with none, and without normalisation, whole layers died within some hundred steps."""
+_CONDITION_UNITS = 32
 _OPEN = 0.5413
 """Softplus of it is 1: the gate lets everything through at first."""
 
@@ -143,9 +145,10 @@ class ClipRestorer(nn.Module):
         self.alignment = _Alignment(w)
         self.head = nn.Conv2d(w, w, 7, 1, 3)
         self.down = nn.ModuleList(nn.Conv2d(w << k, w << (k + 1), 3, 2, 1) for k in range(3))
-        self.gate = nn.Linear(vector_size(spec.codecs), 8 * w)
-        nn.init.zeros_(self.gate.weight)
-        nn.init.constant_(self.gate.bias, _OPEN)
+        self.condition = nn.Linear(vector_size(spec.codecs), _CONDITION_UNITS)
+        self.gates = nn.Linear(_CONDITION_UNITS, w + 8 * w)
+        nn.init.zeros_(self.gates.weight)
+        nn.init.constant_(self.gates.bias, _OPEN)
         self.blocks = nn.ModuleList(_GatedBlock(8 * w) for _ in range(spec.blocks))
         self.up = nn.ModuleList(nn.Conv2d(w << (3 - k), w << (2 - k), 3, 1, 1) for k in range(3))
         self.tail = nn.Conv2d(w, 3, 7, 1, 3)
@@ -163,17 +166,18 @@ class ClipRestorer(nn.Module):
         Returns:
             float32 (B, 3, H, W), not clipped.
         """
-        gate = functional.softplus(self.gate(conditions))[:, :, None, None]
+        gates = functional.softplus(self.gates(_rectified(self.condition(conditions))))[:, :, None, None]
+        narrow, deep = torch.split(gates, [self.spec.channels, 8 * self.spec.channels], 1)
         hidden = _rectified(self.head(self.alignment(x - 0.5)))
         skipped = []
         for layer in self.down:
             skipped.append(hidden)
             hidden = _rectified(layer(hidden))
         for block in self.blocks:
-            hidden = block(hidden, gate)
+            hidden = block(hidden, deep)
         for layer in self.up:
             hidden = _rectified(layer(_doubled(hidden)) + skipped.pop())
-        restored: Tensor = x[:, 3:6] + self.tail(hidden).float()
+        restored: Tensor = x[:, 3:6] + self.tail(hidden * narrow).float()
         return restored
 
 

@@ -31,6 +31,7 @@ MEANINGS = {
     "gan": "the same, and so that critics take it for an original",
     "task": "restored so that a segmenter computes what it does on the original",
     "unsharp": "an unsharp mask, tuned on the reference frames",
+    "dcngan": "clips, restored by DCNGAN: each frame with its neighbours",
     "augmentation": "no restorer: training frames blurred, sharpened and compressed at random",
     "references": "no restorer: trained on the labelled reference frames too",
 }

@@ -7,14 +7,15 @@ import PIL.Image
 import pytest
 import torch
 from click.testing import CliRunner, Result
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from roadbits.codecs.codec import OperatingPoint
-from roadbits.codecs.legacy.clips import H264, HEVC_LOWDELAY
+from roadbits.codecs.legacy.clips import H264
 from roadbits.fleet.cli import cli
-from roadbits.fleet.clip_restorer_run import Coded, degraded, load_clip_restorer, position_of
+from roadbits.fleet.clip_restorer_run import Coded, degraded
+from roadbits.fleet.conditions import condition_of
 from roadbits.fleet.training_file import load_training
-from roadbits.restoration.restoring import RestorerWeightsError
+from roadbits.restoration.dcngan_file import open_clip_restorer
 
 CLIPS = "{kind: moving-photographs, path: pictures, clips: 3, frames: 4, side: 64}"
 HELD_OUT = "{kind: moving-photographs, path: pictures, clips: 2, frames: 3, side: 64, seed: 9}"
@@ -73,7 +74,7 @@ def failed(*arguments: object) -> str:
 
 
 def test_a_training_ends_with_a_restorer_and_how_good_it_is() -> None:
-    restorer = load_clip_restorer(Path(done(config(learning_rate="0.05", steps="12"))))
+    restorer = open_clip_restorer(Path(done(config(learning_rate="0.05", steps="12"))).read_bytes())
     assert restorer.spec.codecs == ("hevc-lowdelay",)
     rows = json.loads(Path("trainings/tiny/quality.json").read_text())
     told = [(row["point"], row["told"], row["is_learned"]) for row in rows]
@@ -118,13 +119,11 @@ def test_the_words_survive_a_round_trip() -> None:
 
 
 def test_a_restorer_is_told_how_a_clip_was_coded() -> None:
-    assert position_of(H264, OperatingPoint.parse("crf=51")) == 0
-    assert position_of(H264, OperatingPoint.parse("crf=1")) == 1
-    assert position_of(HEVC_LOWDELAY, OperatingPoint.parse("qp=26")) == 0.5
     clip = np.zeros((2, 64, 64, 3), np.uint8)
     ((decoded, told),) = degraded(Coded(H264, OperatingPoint.parse("crf=30")), [clip])
     assert decoded.shape == clip.shape
     payload = H264.encode(clip, OperatingPoint.parse("crf=30"))
+    assert (told.codec, told.position) == ("h264", condition_of("h264", "crf=30", 1).position)
     assert told.bpp == 8 * len(payload) / clip[..., 0].size
 
 
@@ -141,9 +140,3 @@ def test_a_restorer_is_told_how_a_clip_was_coded() -> None:
 )
 def test_wrong_words_are_told(changes: dict[str, str], message: str) -> None:
     assert message in failed(config(**changes))
-
-
-def test_other_weights_are_no_restorer_of_clips(tmp_path: Path) -> None:
-    save_file({"x": torch.zeros(2)}, tmp_path / "x.safetensors")
-    with pytest.raises(RestorerWeightsError, match="is no restorer of clips"):
-        load_clip_restorer(tmp_path / "x.safetensors")

@@ -1,0 +1,38 @@
+"""DCNGAN in a file: safetensors, with the words of the network in its metadata.
+
+Not here: the network (`dcngan`), training it (`clip_training`).
+"""
+
+import json
+from dataclasses import asdict
+
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save as save_tensors
+
+from roadbits.restoration.dcngan import ClipRestorer, ClipRestorerSpec
+from roadbits.restoration.restoring import RestorerWeightsError, with_weights
+
+_KEY = "roadbits-clip-restorer"
+_LENGTH_BYTES = 8
+
+
+def pack_clip_restorer(spec: ClipRestorerSpec, weights: bytes) -> bytes:
+    """Return the file of a network and its weights, safetensors of their own."""
+    return save_tensors(load_tensors(weights), {_KEY: json.dumps(asdict(spec))})
+
+
+def open_clip_restorer(file: bytes) -> ClipRestorer:
+    """Return the restorer of a file's bytes, ready to restore.
+
+    Raises:
+        RestorerWeightsError: if they hold none, or weights that do not fit it.
+    """
+    end = _LENGTH_BYTES + int.from_bytes(file[:_LENGTH_BYTES], "little")
+    try:
+        words = json.loads(json.loads(file[_LENGTH_BYTES:end])["__metadata__"][_KEY])
+        spec = ClipRestorerSpec(tuple(map(str, words["codecs"])), int(words["channels"]), int(words["blocks"]))
+        if not (0 < spec.channels <= 256 and 0 < spec.blocks <= 64):
+            raise ValueError(f"expected up to 256 channels and 64 blocks, got {spec.channels} and {spec.blocks}")
+    except (KeyError, TypeError, ValueError) as error:
+        raise RestorerWeightsError(f"no file of a restorer of clips: {error}") from error
+    return with_weights(ClipRestorer(spec), file)

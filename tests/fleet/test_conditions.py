@@ -1,0 +1,27 @@
+"""What restorers are told of how a frame was coded."""
+
+import pytest
+
+from roadbits.fleet.conditions import condition_of
+
+
+@pytest.mark.parametrize(
+    ("codec", "point", "position"),
+    [
+        ("h264", "crf=51", 0),
+        ("h264", "crf=1", 1),
+        ("hevc-lowdelay", "qp=26", 0.5),
+        ("jpeg", "quality=1", 0),
+        ("slimvc/96", "lambda=0.0002", 0),
+    ],
+)
+def test_a_point_has_its_place_on_its_codecs_ladder(codec: str, point: str, position: float) -> None:
+    assert condition_of(codec, point, 0.3).position == position
+
+
+def test_better_points_stand_higher() -> None:
+    assert condition_of("jpeg", "quality=10", 0.3).position < condition_of("jpeg", "quality=60", 0.3).position
+
+
+def test_a_point_of_another_knob_stands_where_its_value_is_nearest() -> None:
+    assert condition_of("h264", "qp=30", 0.3).position == condition_of("h264", "crf=30", 0.3).position
