@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import torch
 
-from roadbits.codecs.codec import Codec, Image, OperatingPoint
+from roadbits.codecs.codec import Clip, ClipCodec, Codec, Image, OperatingPoint
 
 SECTIONS = ("transform", "entropy", "container")
 _STOPWATCH: ContextVar["Counter[str] | None"] = ContextVar("stopwatch", default=None)
@@ -47,7 +47,7 @@ def stopwatch() -> Iterator["Counter[str]"]:
 
 @dataclass(frozen=True)
 class Timing:
-    """Seconds per megapixel of one codec at one point, on one number of threads.
+    """Seconds per megapixel, that of all frames of a clip, of one codec at one point, on one number of threads.
 
     Attributes:
         codec: its name.
@@ -68,8 +68,8 @@ class Timing:
     decode_sections_s: dict[str, float]
 
 
-def time_codec(codec: Codec, point: OperatingPoint, images: Sequence[Image], threads: int) -> Timing:
-    """Encode and decode every image after a first, uncounted one.
+def time_codec(codec: Codec | ClipCodec, point: OperatingPoint, images: Sequence[Image | Clip], threads: int) -> Timing:
+    """Encode and decode every image, or every clip for a codec of clips, after a first, uncounted one.
 
     Raises:
         ValueError: if there are no images, or the codec cannot take one.
@@ -90,7 +90,7 @@ def time_codec(codec: Codec, point: OperatingPoint, images: Sequence[Image], thr
         decoded = time.perf_counter()
     finally:
         torch.set_num_threads(before)
-    megapixels = sum(image.shape[0] * image.shape[1] for image in images) / 1e6
+    megapixels = sum(image[..., 0].size for image in images) / 1e6
     return Timing(
         codec.name,
         str(point),

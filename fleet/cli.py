@@ -7,6 +7,7 @@ Not here: any work; heavy imports wait until a command needs them.
 """
 
 import functools
+import itertools
 import json
 import math
 import signal
@@ -33,7 +34,7 @@ from roadbits.fleet.uplink import UplinkError
 from roadbits.fleet.yaml_file import YamlFileError
 
 _WRONG_USE, _FAILED, _INTERRUPTED = 2, 3, 130
-_TIMED_IMAGES = 4
+_TIMED_IMAGES, _TIMED_CLIPS = 4, 2
 _CLIP_FRAMES = 32
 
 
@@ -381,7 +382,7 @@ def rd(
     """Measure rate and distortion on real bytes, and BD-rates."""
     from rich.console import Console
 
-    from roadbits.codecs.catalogue import codec_named, still_or_clip_codec_named
+    from roadbits.codecs.catalogue import still_or_clip_codec_named
     from roadbits.codecs.codec import is_clip_codec
     from roadbits.codecs.image import ImageFileError, clips_of, list_images, read_clip, read_image
     from roadbits.codecs.rate_distortion import Distance, bd_rates, measure_all
@@ -403,8 +404,6 @@ def rd(
         )
     if images and clip_frames:
         raise click.UsageError("--clip-frames cuts --clips, not --images")
-    if clips and timing:
-        raise click.UsageError("--timing splits the times of stills; those of clips are in the table")
     if bpp_range and not 0 < bpp_range[0] < bpp_range[1] < math.inf:
         raise click.UsageError(f"--bpp-range must be two rising rates above 0, got {bpp_range[0]} {bpp_range[1]}")
     for option, file in (("--json", json_file), ("--html", page)):
@@ -423,10 +422,13 @@ def rd(
         with Display().bar("measure", sum(len(codec.points) for codec in codecs)) as bar:
             read = read_clip if clips else lambda files: read_image(*files)
             points = measure_all(codecs, lambda: map(read, parts), lambda _: bar.advance(), distance)
-        shown = [read_image(file) for (file,) in parts[:_TIMED_IMAGES]] if timing else []
+        stills = [read_image(file) for file in list(itertools.chain(*parts))[:_TIMED_IMAGES]] if timing else []
+        timed_clips = [read_clip(part) for part in parts[:_TIMED_CLIPS]] if timing and clips else []
         timings = [
-            time_codec(codec, codec.points[len(codec.points) // 2], shown, threads)
-            for codec in (map(codec_named, (each.name for each in codecs)) if timing else ())
+            time_codec(
+                codec, codec.points[len(codec.points) // 2], timed_clips if is_clip_codec(codec) else stills, threads
+            )
+            for codec in (codecs if timing else ())
             for threads in ((1, 2) if codec.model_hash else (1,))
         ]
     except ValueError as error:
