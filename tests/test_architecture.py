@@ -25,7 +25,7 @@ ONLY_IN = {
     "flwr": ("fleet/sharing.py", "fleet/flower_app.py"),
     "yaml": ("fleet/yaml_file.py",),
     "constriction": ("codecs/symbol_tables.py",),
-    "click": ("fleet/cli.py",),
+    "click": ("fleet/cli.py", "fleet/codec_commands.py", "fleet/commands.py"),
     "av": ("codecs/legacy/", "fleet/cameras/video.py"),
     "panda3d": ("fleet/cameras/street/",),
     "direct": ("fleet/cameras/street/",),
