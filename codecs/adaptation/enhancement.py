@@ -7,6 +7,7 @@ Not here: the loop that trains one (`training`), what becomes of it (`danice` fo
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from operator import itemgetter
 from typing import NamedTuple, cast
 
 import torch
@@ -46,25 +47,27 @@ def num_weights(source: FrozenModel) -> int:
 
 
 def default_places(source: FrozenModel) -> tuple[ResidualPlace, ...]:
-    """Return where residuals do most, as far as they stay within the share: behind g_a's normalisations, g_s's, in h_s.
+    """Return where residuals do most, as far as they stay within the share: near the pixels first, in h_s last.
 
-    With 25 dusk frames and 150 steps a CAE gained 17.5 % with two residuals in g_a and one in g_s, 16.5 % with three in
-    g_s, and 12.9 % with none.
+    With 25 frames and 300 steps a CAE gained 21.3 % on CamVid's dusk and 6.1 % on KITTI behind g_a's first
+    normalisation and the last two of g_s; with two in g_a and the last of g_s 21.0 and 6.2 %, with two in g_a and the
+    last but one of g_s 19.6 and 4.2 %. Fine-tuning of all weights gained 19.1 and 5.2 %.
     """
     transforms = transforms_of(source)
-    wanted = [
-        ResidualPlace(name, index)
-        for name in ("g_a", "g_s", "h_s")
-        for index, layer in enumerate(transforms[name].layers[:-1] if name in transforms else ())
-        if layer.shape.output == "relu" or (layer.shape.kind in ("gdn", "igdn") and index > 0)
-    ]
-    allowed, chosen, used = LARGEST_SHARE * num_weights(source), [], 0
-    for place in wanted:
+    wanted: list[tuple[int, ResidualPlace]] = []
+    for name in ("g_s", "g_a", "h_s"):
+        layers = transforms[name].layers if name in transforms else ()
+        for index, layer in enumerate(layers[:-1]):
+            if layer.shape.output == "relu" or (layer.shape.kind in ("gdn", "igdn") and index > 0):
+                depth = index if name == "g_a" else len(layers) - 1 - index
+                wanted.append((depth + (name == "h_s") * len(layers), ResidualPlace(name, index)))
+    allowed, chosen, used = LARGEST_SHARE * num_weights(source), list[ResidualPlace](), 0
+    for _, place in sorted(wanted, key=itemgetter(0)):
         size = transforms[place.transform].layers[place.behind].num_outputs ** 2
         if used + size <= allowed:
             chosen.append(place)
             used += size
-    return tuple(chosen)
+    return tuple(sorted(chosen))
 
 
 class Enhancement(nn.Module):

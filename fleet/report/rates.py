@@ -30,7 +30,7 @@ def rates_section(runs: Sequence[MeasuredRun], looks: Looks) -> Html:
     )
     switches = [
         switch("show", "show", "distortion", [("psnr", "PSNR"), ("msssim", "MS-SSIM")]),
-        switch("bpp axis", "axis", "rate", [("log", "log"), ("linear", "linear")]),
+        switch("rate axis", "axis", "rate", [("log", "log"), ("linear", "linear")]),
     ]
     charts = join(
         [

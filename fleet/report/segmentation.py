@@ -33,7 +33,7 @@ def miou_section(runs: Sequence[MeasuredRun], looks: Looks) -> Html:
         "Mean over seeds; bars reach from the lowest to the highest seed. Dashed: OO, its band from lowest to highest. "
         "Click a name to hide its line; point at a marker for each seed."
     )
-    axis = switch("bpp axis", "axis", "miou", [("log", "log"), ("linear", "linear")])
+    axis = switch("rate axis", "axis", "miou", [("log", "log"), ("linear", "linear")])
     controls = element("div", join([legend(looks), axis]), class_="controls")
     grid = element("div", join(panels), class_="panels")
     rate = "bits per pixel" if all(run.sends_alike for run in runs) else "bytes per hour of driving"
