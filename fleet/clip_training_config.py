@@ -30,13 +30,13 @@ class SlimVcCodec(TrainingPart):
     Attributes:
         still: the codec of its frames: `slimcae`, or `slimcae:FILE`.
         channels: of the prediction's hidden layers at each of its widths, never falling.
-        per_step: which widths a step runs, `all` or a `sandwich` of three.
+        per_step: which widths a step runs, `all`, a `sandwich` of three, or a single one, to compare it with.
     """
 
     kind: Literal["slimvc"]
     still: Annotated[str, AfterValidator(_with_absolute_file)] = "slimcae"
     channels: tuple[Channels, ...] = Field(strict=False, min_length=1, max_length=16)
-    per_step: Literal["all", "sandwich"] = "sandwich"
+    per_step: Literal["all", "sandwich"] | Count = "sandwich"
 
     def still_model(self) -> SlimModel:
         """Return the model of the still codec.
@@ -158,6 +158,8 @@ class ClipCodecTraining(TrainingPart):
             raise ValueError(
                 f"codec.channels must have a number for each width of {self.codec.still}, {', '.join(map(str, widths))}"
             )
+        if isinstance(self.codec.per_step, int) and self.codec.per_step not in widths:
+            raise ValueError(f"codec.per_step is no width of {self.codec.still}: {', '.join(map(str, widths))}")
         return self
 
     @property

@@ -39,12 +39,13 @@ class JointWidths:
     """How a step shares itself out among the widths.
 
     Attributes:
-        per_step: `all` widths, or a `sandwich` of the widest, the narrowest and one of the others.
+        per_step: `all` widths, a `sandwich` of the widest, the narrowest and one of the others, or a single width for
+            all steps.
         weighting: `root` weights a loss by sqrt(mean lambda / lambda), the mean taken over all widths, as the loop for
             one width does; `none` is the paper's plain sum.
     """
 
-    per_step: Literal["all", "sandwich"] = "all"
+    per_step: Literal["all", "sandwich"] | int = "all"
     weighting: Literal["root", "none"] = "root"
 
 
@@ -69,8 +70,10 @@ class JointWidthsTraining(RateDistortionTraining):
             joint: what a step runs.
 
         Raises:
-            ValueError: if there are not as many lambdas as levels.
+            ValueError: if there are not as many lambdas as levels, or the single width is none of the network's.
         """
+        if isinstance(joint.per_step, int) and joint.per_step not in network.widths:
+            raise ValueError(f"no width {joint.per_step}: choose from {', '.join(map(str, network.widths))}")
         super().__init__(network, schedule, crops, {**asdict(joint), **identity})
         self._slim, self._joint = network, joint
         self.set_lambdas(schedule.lambdas)
@@ -124,6 +127,8 @@ class JointWidthsTraining(RateDistortionTraining):
             case "sandwich":
                 between = [int(torch.randint(1, widest, ()))] if widest > 1 else []
                 return [widest, *between, 0] if widest else [0]
+            case int(alone):
+                return [self._slim.widths.index(alone)]
             case _:
                 assert_never(self._joint.per_step)
 

@@ -209,7 +209,10 @@ class RateDistortionTraining:
         with torch.autocast("cpu", torch.bfloat16):
             forward = one.network(x, levels.float())
         bpp = forward.bits / self.schedule.crop**2
-        mse = torch.mean((forward.x_hat - x) ** 2, dim=tuple(range(1, x.ndim)))
+        if forward.x_hat is x:  # of an entropy model alone
+            mse = torch.zeros(len(x))
+        else:
+            mse = torch.mean((forward.x_hat - x) ** 2, dim=tuple(range(1, x.ndim)))
         loss = torch.mean((bpp + lmbda * 255**2 * mse) * one.weights[levels])
         loss.backward()  # type: ignore[no-untyped-call]
         return torch.stack((loss, bpp.mean(), mse.mean())).detach()

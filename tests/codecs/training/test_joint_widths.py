@@ -170,6 +170,12 @@ def test_a_sandwich_of_less_than_three_widths_is_all_of_them(
     assert widths_run(training, monkeypatch, 2) == [expected] * 2
 
 
+def test_a_single_width_can_be_trained_alone(crops: CropSampler, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert widths_run(new(crops, JointWidths(6)), monkeypatch, 3) == [[6]] * 3
+    with pytest.raises(ValueError, match="no width 7: choose from 4, 6, 8, 10"):
+        new(crops, JointWidths(7))
+
+
 def test_a_width_that_a_step_leaves_out_keeps_its_own_numbers(
     crops: CropSampler, monkeypatch: pytest.MonkeyPatch
 ) -> None:
