@@ -1,9 +1,9 @@
-"""The command line: `roadbits run | check | report | encode | decode | rd | train | codecs | bench`.
+"""The command line: `roadbits run | check | report | export | bench`, and the commands about codecs.
 
 Exit codes: 0 done, 2 wrong use or a bad scenario, 3 the run failed, 130 interrupted. Results go to stdout, bars and
 messages to stderr.
 
-Not here: commands about codecs alone (`codec_commands`); any work: heavy imports wait until a command needs them.
+Not here: those (`codec_commands`); any work: heavy imports wait until a command needs them.
 """
 
 import signal
@@ -16,6 +16,7 @@ import click
 
 from roadbits.fleet.backend import Backend, BackendError, LocalBackend
 from roadbits.fleet.cameras.frame import DataError
+from roadbits.fleet.clip_restorer_file import clip_restorer_of
 from roadbits.fleet.codec_commands import codecs, decode, encode, rd, train
 from roadbits.fleet.commands import FAILED, INTERRUPTED, WRONG_USE, exit_codes, fail, settings_option
 from roadbits.fleet.feasibility import DeviceError
@@ -153,6 +154,7 @@ def check(scenarios: tuple[str, ...], settings: tuple[str, ...]) -> None:
     for name in scenarios:
         try:
             for scenario in load_scenario(scenario_path(name), settings):
+                clip_restorer_of(scenario, Path())
                 lines = [*Plan(scenario).describe(), *forecast(scenario)]
                 _check_network(scenario)
                 click.echo(f"{scenario.name}: {scenario.question or 'no question given'}")

@@ -13,7 +13,7 @@ from roadbits.codecs.codec import ClipCodec, OperatingPoint, is_clip_codec
 from roadbits.fleet.clip_training_config import Clips
 from roadbits.fleet.parts import Count, Positive, Seed, distinct
 from roadbits.fleet.training_config import Side, TrainingName, TrainingPart
-from roadbits.restoration.dcngan import STRIDE, ClipRestorerSpec
+from roadbits.restoration.dcngan import MOST_BLOCKS, MOST_CHANNELS, STRIDE, ClipRestorerSpec
 from roadbits.restoration.training import Recipe
 
 Points = Annotated[tuple[str, ...], AfterValidator(distinct)]
@@ -68,8 +68,8 @@ class ClipRestorerTrainingWords(TrainingPart):
 
     name: TrainingName
     kind: Literal["clip-restorer"]
-    channels: Annotated[int, Field(ge=2, le=256)] = 16
-    blocks: Count = 9
+    channels: Annotated[int, Field(ge=2, le=MOST_CHANNELS)] = 16
+    blocks: Annotated[int, Field(ge=1, le=MOST_BLOCKS)] = 9
     codecs: tuple[DegradingCodec, ...] = Field(strict=False, min_length=1)
     objective: Literal["mse", "perceptual", "gan"] = "gan"
     first_steps: Count = 500

@@ -20,7 +20,7 @@ from roadbits.codecs.training.clips import clips_of
 from roadbits.downstream.sight import imagenet_sight
 from roadbits.fleet.clip_restorer_config import ClipRestorerTrainingWords
 from roadbits.fleet.clip_training_config import Clips
-from roadbits.fleet.conditions import condition_of
+from roadbits.fleet.conditions import condition_of, position_of
 from roadbits.fleet.interrupts import Interrupts, postponed_interrupts
 from roadbits.fleet.progress import Display
 from roadbits.fleet.restoring import seen_distance
@@ -167,17 +167,22 @@ class ClipRestorerRun:
         clips, coded = self._clips(words.validate_on), self._coded(learned_only=False)
         rows: list[ClipQuality] = []
         learned = self._coded(learned_only=True)
-        with self._display.bar("held-out clips", len(coded) * len(clips)) as bar:
+        with self._display.bar("held-out clips", len(coded) * (1 + len(clips))) as bar:
+            codings: list[list[tuple[Clip, Condition]]] = []
             for one in coded:
-                farthest = max(coded, key=lambda other: abs(_position(other) - _position(one)))
+                interrupts.check()
+                codings.append(list(degraded(one, clips)))
+                bar.advance()
+            places = [position_of(one.codec.name, str(one.point)) for one in coded]
+            for k, one in enumerate(coded):
+                farthest = max(range(len(coded)), key=lambda other: abs(places[other] - places[k]))
                 frames: list[tuple[float, ...]] = []
-                codings = zip(clips, degraded(one, clips), degraded(farthest, clips), strict=True)
-                for clip, (decoded, told), (_, wrong) in codings:
+                for clip, (decoded, told), (_, wrong) in zip(clips, codings[k], codings[farthest], strict=True):
                     interrupts.check()
                     restored, misled = (restore_clip(restorer, decoded, [each] * len(clip)) for each in (told, wrong))
                     frames += [_frame(*each, told.bpp) for each in zip(clip, decoded, restored, misled, strict=True)]
                     bar.advance()
-                rows += _rows(one, farthest, one in learned, np.mean(frames, axis=0).tolist())
+                rows += _rows(one, coded[farthest], one in learned, np.mean(frames, axis=0).tolist())
         write_whole(
             self._folder / "quality.json", (json.dumps([asdict(row) for row in rows], indent=1) + "\n").encode()
         )
@@ -209,7 +214,3 @@ def _rows(coded: Coded, farthest: Coded, is_learned: bool, means: Sequence[float
             distance,
             distance_after,
         )
-
-
-def _position(coded: Coded) -> float:
-    return condition_of(coded.codec.name, str(coded.point), 1.0).position

@@ -1,4 +1,4 @@
-"""The commands about codecs alone: `roadbits encode | decode | rd | codecs | train`.
+"""The commands about codecs, without a fleet: `roadbits encode | decode | rd | codecs | train`.
 
 Not here: runs of a fleet (`cli`); any work: heavy imports wait until a command needs them.
 """
@@ -7,12 +7,18 @@ import itertools
 import json
 import math
 import sys
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from roadbits.codecs.bitstream import BitstreamError
 from roadbits.fleet.commands import FAILED, INTERRUPTED, WRONG_USE, exit_codes, fail, settings_option
+
+if TYPE_CHECKING:
+    from roadbits.codecs.codec import ClipCodec, Codec
+    from roadbits.codecs.timing import Timing
 
 _TIMED_IMAGES, _TIMED_CLIPS = 4, 2
 _CLIP_FRAMES = 32
@@ -106,7 +112,7 @@ def decode(payload: Path, target: Path, codec_name: str | None) -> None:
 @click.option("--html", "page", type=click.Path(path_type=Path, dir_okay=False), help="Draw the curves here.")
 @click.option("--max-images", type=click.IntRange(min=1), help="Measure on that many images, or clips, evenly spaced.")
 @click.option("--perceptual", is_flag=True, help="Also how differently ImageNet's EfficientNet-Lite0 sees them.")
-@click.option("--timing", is_flag=True, help="Also time the middle point of each codec on 1 and 2 threads.")
+@click.option("--timing", is_flag=True, help="Also time each codec at its middle point, on 4 images or 2 clips.")
 @click.option("--bpp-range", type=(float, float), help="Take BD-rates between these two rates only, as in 0.1 0.8.")
 @exit_codes
 def rd(
@@ -128,7 +134,6 @@ def rd(
     from roadbits.codecs.codec import is_clip_codec
     from roadbits.codecs.image import ImageFileError, clips_of, list_images, read_clip, read_image
     from roadbits.codecs.rate_distortion import Distance, bd_rates, measure_all
-    from roadbits.codecs.timing import time_codec
     from roadbits.fleet.progress import Display
     from roadbits.fleet.report.rd_curves import write_rd_curves
     from roadbits.fleet.report.rd_table import print_rd, print_timings, rd_json
@@ -164,15 +169,7 @@ def rd(
         with Display().bar("measure", sum(len(codec.points) for codec in codecs)) as bar:
             read = read_clip if clips else lambda files: read_image(*files)
             points = measure_all(codecs, lambda: map(read, parts), lambda _: bar.advance(), distance)
-        stills = [read_image(file) for file in list(itertools.chain(*parts))[:_TIMED_IMAGES]] if timing else []
-        timed_clips = [read_clip(part) for part in parts[:_TIMED_CLIPS]] if timing and clips else []
-        timings = [
-            time_codec(
-                codec, codec.points[len(codec.points) // 2], timed_clips if is_clip_codec(codec) else stills, threads
-            )
-            for codec in (codecs if timing else ())
-            for threads in ((1, 2) if codec.model_hash else (1,))
-        ]
+        timings = list(_timings(codecs, parts)) if timing else []
     except ValueError as error:
         raise ImageFileError(f"{folder}: a codec cannot take one of the images: {error}") from error
     rates = bd_rates(points, bpp_range)
@@ -184,6 +181,20 @@ def rd(
         json_file.write_text(json.dumps(rd_json(points, rates, timings), indent=1) + "\n")
     if page:
         write_rd_curves(points, page)
+
+
+def _timings(codecs: "Sequence[Codec | ClipCodec]", parts: Sequence[Sequence[Path]]) -> "Iterator[Timing]":
+    """Yield how long each codec takes at its middle point for a few images or clips, neural ones on 1 and 2 threads."""
+    from roadbits.codecs.codec import is_clip_codec
+    from roadbits.codecs.image import read_clip, read_image
+    from roadbits.codecs.timing import time_codec
+
+    images = [read_image(file) for file in itertools.islice(itertools.chain(*parts), _TIMED_IMAGES)]
+    clips = [read_clip(list(part)) for part in parts[:_TIMED_CLIPS]] if any(map(is_clip_codec, codecs)) else []
+    for codec in codecs:
+        for threads in (1, 2) if codec.model_hash else (1,):
+            pixels = clips if is_clip_codec(codec) else images
+            yield time_codec(codec, codec.points[len(codec.points) // 2], pixels, threads)
 
 
 @click.command()

@@ -38,35 +38,48 @@ def settings_option(of_what: str) -> Callable[[Callable[..., None]], Callable[..
 
 def exit_codes(command: Callable[..., None]) -> Callable[..., None]:
     """Turn the program's errors into one clear message and the promised exit code."""
-    from roadbits.codecs.image import ImageFileError
-    from roadbits.codecs.integer import InexactArithmeticError
-    from roadbits.codecs.legacy.passthrough import VideoFileError
-    from roadbits.fleet.export import ExportError
-    from roadbits.fleet.finished_stages import StagesMissing
 
     @functools.wraps(command)
     def wrapped(*args: Any, **kwargs: Any) -> None:
         try:
             command(*args, **kwargs)
-        except (
-            YamlFileError,
-            RunError,
-            ResultsError,
-            ImageFileError,
-            VideoFileError,
-            UplinkError,
-            DataError,
-            DeviceError,
-            OtherCollectionError,
-            ExportError,
-            StagesMissing,
-        ) as error:
-            fail(error, WRONG_USE)
-        except (StoreError, BackendError, BitstreamError, InexactArithmeticError) as error:
-            fail(error, FAILED)
-        except OSError as error:
-            fail(error, WRONG_USE if isinstance(error, FileNotFoundError | IsADirectoryError) else FAILED)
         except KeyboardInterrupt:
             fail("interrupted", INTERRUPTED)
+        except Exception as error:
+            code = _code_of(error)
+            if code is None:
+                raise
+            fail(error, code)
 
     return wrapped
+
+
+def _code_of(error: Exception) -> int | None:
+    """Return the exit code of an error of ours, or of the system's; None of any other."""
+    # Only now: some of them come with torch, which takes seconds to load.
+    from roadbits.codecs.image import ImageFileError
+    from roadbits.codecs.integer import InexactArithmeticError
+    from roadbits.codecs.legacy.passthrough import VideoFileError
+    from roadbits.fleet.export import ExportError
+    from roadbits.fleet.finished_stages import StagesMissing
+    from roadbits.restoration.restoring import RestorerWeightsError
+
+    wrong_use = (
+        YamlFileError,
+        RunError,
+        ResultsError,
+        ImageFileError,
+        VideoFileError,
+        UplinkError,
+        DataError,
+        DeviceError,
+        OtherCollectionError,
+        ExportError,
+        StagesMissing,
+        FileNotFoundError,
+        IsADirectoryError,
+    )
+    failed = (StoreError, BackendError, BitstreamError, InexactArithmeticError, RestorerWeightsError, OSError)
+    if isinstance(error, wrong_use):
+        return WRONG_USE
+    return FAILED if isinstance(error, failed) else None

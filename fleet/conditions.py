@@ -3,6 +3,7 @@
 Not here: how a network takes it (`roadbits.restoration.condition`).
 """
 
+import math
 from functools import cache
 
 from roadbits.codecs.catalogue import still_or_clip_codec_named
@@ -11,23 +12,35 @@ from roadbits.restoration.condition import Condition
 
 
 def condition_of(codec: str, point: str, bpp: float) -> Condition:
-    """Return the condition of a frame that a codec encoded at a point to a rate.
+    """Return the condition of a frame that a codec encoded at a point to a rate."""
+    return Condition(codec, position_of(codec, point), bpp)
 
-    A point off the codec's ladder, such as one of another knob, stands where its value is nearest.
+
+@cache
+def position_of(codec: str, point: str) -> float:
+    """Return where a point stands among all of its codec's, by rate, in 0..1.
+
+    A point between theirs stands where the nearest one does: the ratios of all knobs count, or, for a knob that none of
+    them has, the difference of the bare values.
     """
     places = _places(codec)
-    place = places[point] if point in places else _nearest(codec, point)
-    return Condition(codec, place / max(1, len(places) - 1), bpp)
+    if point in places:
+        return places[point] / max(1, len(places) - 1)
+    wanted = OperatingPoint.parse(point).settings
+    known = [OperatingPoint.parse(each).settings for each in places]
+    if {knob for knob, _ in wanted} == {knob for knob, _ in known[0]}:
+        offers = [dict(each) for each in known]
+        distances = [sum(_apart(value, offer[knob]) for knob, value in wanted) for offer in offers]
+    else:
+        distances = [abs(wanted[0][1] - each[0][1]) for each in known]
+    return distances.index(min(distances)) / max(1, len(places) - 1)
+
+
+def _apart(a: float, b: float) -> float:
+    return abs(math.log(a / b)) if min(a, b) > 0 else abs(a - b)
 
 
 @cache
 def _places(codec: str) -> dict[str, int]:
-    """Return each operating point's position on its codec's ladder."""
-    return {str(point): position for position, point in enumerate(still_or_clip_codec_named(codec).all_points)}
-
-
-@cache
-def _nearest(codec: str, point: str) -> int:
-    (_, value), *_ = OperatingPoint.parse(point).settings
-    values = [OperatingPoint.parse(each).settings[0][1] for each in _places(codec)]
-    return min(range(len(values)), key=lambda k: abs(values[k] - value))
+    """Return each operating point's place on its codec's ladder."""
+    return {str(point): place for place, point in enumerate(still_or_clip_codec_named(codec).all_points)}

@@ -42,7 +42,6 @@ from roadbits.fleet.vehicle import Arm
 from roadbits.restoration.condition import Condition
 from roadbits.restoration.dcngan_file import open_clip_restorer
 from roadbits.restoration.network import RestorerSpec, names_of
-from roadbits.restoration.restoring import RestorerWeightsError
 from roadbits.restoration.training import Pairs
 from roadbits.restoration.unsharp import UNTOUCHED, Unsharp
 
@@ -85,21 +84,11 @@ class DatasetRestoration:
             others: names and frames that no reference frame may be among.
 
         Raises:
-            DataError: if a reference frame is among them, fewer are there than are to be learned from, none of them
-                is labelled though segmenters are to train on them, or the restorer of clips is none, or learned other
-                codecs.
+            DataError: if a reference frame is among them, fewer are there than are to be learned from, or none of them
+                is labelled though segmenters are to train on them.
         """
-        if "dcngan" in self._words.restorers:
-            self._check_clip_restorer()
-        if self._learns:
-            self._prepare_references(others)
-
-    @property
-    def _learns(self) -> bool:
-        """Whether anything is learned from reference frames."""
-        return bool(self._plan.learned()) or "references" in self._words.remedies
-
-    def _prepare_references(self, others: Sequence[tuple[str, Archive]]) -> None:
+        if not self._words.learns:
+            return
         key = self._plan.originals_key("reference")
         if not self._stages.is_done(key):
             total = len(batches(self._plan.scenario, "reference"))
@@ -116,30 +105,11 @@ class DatasetRestoration:
             if not self._stages.is_done(self._plan.pairs_key(learned)):
                 self._write_pairs(learned)
 
-    def _check_clip_restorer(self) -> None:
-        learned = self._clip_codecs()
-        sent = {arm.source for arm in self._plan.arms if "dcngan" in self._plan.restorers_of(arm)}
-        if (missing := sorted(sent - set(learned))) and self._words.untrained_codec == "refuse":
-            raise DataError(
-                f"restoration.dcngan: {self._words.dcngan} learned {', '.join(learned)}, not {', '.join(missing)}: "
-                "train another, or set restoration.untrained_codec to warn"
-            )
-
-    def _clip_codecs(self) -> tuple[str, ...]:
-        """Return the codecs that the restorer of clips learned."""
-        path = Path(self._words.dcngan or "")
-        try:
-            return open_clip_restorer(path.read_bytes()).spec.codecs
-        except (OSError, RestorerWeightsError) as error:
-            raise DataError(
-                f"restoration.dcngan: {path}: {error}; make one: roadbits train, a training of kind clip-restorer"
-            ) from error
-
     def untold_codecs(self) -> list[str]:
         """Return the codecs whose uploads were restored by networks that never learned them."""
         known = {learned.codec for learned in self._plan.learned()}
-        if "dcngan" in self._words.restorers:
-            known |= set(self._clip_codecs())
+        if self._plan.clip_restorer:
+            known |= set(open_clip_restorer(self._plan.clip_restorer).spec.codecs)
         return sorted({arm.source for arm in self._plan.arms if self._plan.restorers_of(arm)} - known)
 
     def _check_apart(self, others: Sequence[tuple[str, Archive]]) -> None:
@@ -161,7 +131,9 @@ class DatasetRestoration:
 
     def chosen(self) -> list[int]:
         """Return the positions of the reference frames that are learned from."""
-        total = len(self._references()) if self._learns else 0
+        if not self._words.learns:
+            return []
+        total = len(self._references())
         count = self._words.reference_frames or total
         return [total * k // count for k in range(count)]
 
@@ -216,7 +188,7 @@ class DatasetRestoration:
         Raises:
             BackendError: if one cannot be trained.
         """
-        missing = [kind for kind in self._words.learned if not self._stages.is_done(self._plan.final_key(kind))]
+        missing = [kind for kind in self._words.trained_kinds if not self._stages.is_done(self._plan.final_key(kind))]
         if missing:
             pairs = self._backend.share([self._pairs(learned) for learned in self._plan.learned()])
             self._train_missing(missing, pairs, teacher_weights)
@@ -273,7 +245,8 @@ class DatasetRestoration:
         folder = self._stages.folder(self._plan.decode_key(arm))
         degraded, told = Arrays(folder, "images"), json.loads((folder / "told.json").read_text())
         positions = json.loads((folder / "positions.json").read_text())
-        conditions = [self._told(condition_of(arm.source, point, bpp)) for point, bpp in told]
+        known = [] if kind == "dcngan" else self._plan.learned()
+        conditions = [self._told(condition_of(arm.source, point, bpp), known) for point, bpp in told]
         undone = [originals.images[k] for k in positions]
         if kind == "dcngan":
             restored = self._restored_clips(folder, degraded, conditions, undone)
@@ -296,7 +269,7 @@ class DatasetRestoration:
     def _restored_clips(
         self, folder: Path, degraded: Arrays, conditions: Sequence[Condition], originals: Sequence[Image]
     ) -> Iterator[list[RestoredFrame]]:
-        restorer = self._backend.share(Path(self._words.dcngan or "").read_bytes())
+        restorer = self._backend.share(self._plan.clip_restorer)
         ends = list(itertools.accumulate(json.loads((folder / "clips.json").read_text()), initial=0))
         jobs = (
             RestoringClip(restorer, degraded[some], list(conditions[some]), list(originals[some]))
@@ -350,15 +323,14 @@ class DatasetRestoration:
         folder = self._stages.folder(self._plan.pairs_key(learned))
         return float(np.mean(json.loads((folder / "bpp.json").read_text())))
 
-    def _told(self, truth: Condition) -> Condition:
-        """Return what a restorer is told of a frame."""
+    def _told(self, truth: Condition, known: Sequence[Arm]) -> Condition:
+        """Return what a restorer is told of a frame, given the codecs and points of which it can be told wrongly."""
         match self._words.condition:
             case "told":
                 return truth
             case "untold":
                 return Condition("", truth.position, truth.bpp)
             case "wrong":
-                known = self._plan.learned()
                 farthest = max(known, key=lambda each: abs(math.log(self._mean_bpp(each) / truth.bpp)), default=None)
                 if farthest is not None:
                     wrong = condition_of(farthest.codec, farthest.point, self._mean_bpp(farthest))
@@ -370,9 +342,3 @@ class DatasetRestoration:
         """Return how far an arm's frames are from their originals once restored; as decoded without a restorer."""
         folder = self._stages.folder(self._plan.restore_key(arm, kind))
         return Quality(*json.loads((folder / "quality.json").read_text()))
-
-    def curve(self, kind: RestorerKind) -> list[list[float]]:
-        """Return, for each part of a training, step, loss, PSNR in dB and feature distance of held-out frames."""
-        folder = self._stages.folder(self._plan.final_key(kind))
-        curve: list[list[float]] = json.loads((folder / "curve.json").read_text())
-        return curve

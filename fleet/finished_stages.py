@@ -8,6 +8,7 @@ from pathlib import Path
 
 from roadbits.fleet.archive import Archive, Arrays
 from roadbits.fleet.cameras.classes import ClassSet
+from roadbits.fleet.clip_restorer_file import kept_clip_restorer
 from roadbits.fleet.plan import Plan
 from roadbits.fleet.restoration_words import RestorerKind
 from roadbits.fleet.scenario_file import load_scenario
@@ -31,7 +32,7 @@ class StageFolders:
         """
         self._stages = run_folder / "stages"
         try:
-            self.plan = Plan(load_scenario(run_folder / "scenario.yaml")[0])
+            self.plan = Plan(load_scenario(run_folder / "scenario.yaml")[0], kept_clip_restorer(run_folder))
         except (YamlFileError, ValueError) as error:
             raise StagesMissing(f"scenario.yaml cannot be read: {error}") from error
 

@@ -9,7 +9,6 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 from roadbits.codecs.catalogue import codec_named, still_or_clip_codec_named
@@ -24,9 +23,9 @@ from roadbits.fleet.scenario import Scenario
 from roadbits.fleet.stages import stage_key
 from roadbits.fleet.vehicle import Arm, arms_of, ways_of
 
-_FORMAT = 5
+_FORMAT = 6
 """Raised when a stage's files or meaning change, so that old ones are not taken for new."""
-_COLLECTION_FORMAT = 5
+_COLLECTION_FORMAT = 6
 """Likewise, of the collection alone."""
 _FEW = 5
 """Points of a policy's ladder that restorers learn."""
@@ -67,9 +66,15 @@ class MeasuringJob:
 
 @dataclass(frozen=True)
 class Plan:
-    """The stages of one scenario."""
+    """The stages of one scenario.
+
+    Attributes:
+        scenario: whose they are.
+        clip_restorer: file of its restorer of clips; empty without one.
+    """
 
     scenario: Scenario
+    clip_restorer: bytes = b""
 
     @cached_property
     def arms(self) -> tuple[Arm, ...]:
@@ -219,20 +224,24 @@ class Plan:
         )
 
     def teacher_job(self) -> TrainingJob:
-        """Return the segmenter that restorers of kind `task` are to please: of the first arm's uploads and seed."""
+        """Return the segmenter that restorers of kind `task` are to please: of the first stills they restore."""
         words = self.scenario.downstream
-        return TrainingJob(self.arms[0], words.seeds[0] if words else 0)
+        return TrainingJob(self.restored_stills[0], words.seeds[0] if words else 0)
 
     def restore_key(self, arm: Arm, kind: RestorerKind | None) -> str:
         """Return the key of an arm's restored uploads; without a restorer they are only measured."""
         restorer: list[str] = []
         if kind == "unsharp":
-            restorer = [self.tuning_key(learned) for learned in self.learned()]
+            restorer = [*(self.tuning_key(learned) for learned in self.learned()), self._restoration.condition]
         elif kind == "dcngan":
-            restorer = [_hash_of_file(self._restoration.dcngan or ""), self._restoration.condition]
+            restorer = [self._clip_restorer_hash, self._restoration.condition]
         elif kind:
             restorer = [self.final_key(kind), self._restoration.condition]
         return stage_key("restore", format=_FORMAT, decoded=self.decode_key(arm), restorer=restorer)
+
+    @cached_property
+    def _clip_restorer_hash(self) -> str:
+        return _hash(self.clip_restorer)
 
     def final_key(self, kind: RestorerKind) -> str:
         """Return the key of a restorer that is done."""
@@ -269,7 +278,7 @@ class Plan:
         words = self.scenario.restoration
         if words is None or (words.arms and arm.key not in words.arms):
             return ()
-        return words.restores(is_clip_codec(still_or_clip_codec_named(arm.source)))
+        return words.restorers_for(is_clip_codec(still_or_clip_codec_named(arm.source)))
 
     def measuring_jobs(self) -> list[MeasuringJob]:
         """Return every measurement, each once."""
@@ -301,13 +310,17 @@ class Plan:
                 f"{adaptation.all_steps} steps a vehicle and domain, seeds {list(adaptation.seeds)}"
             )
         if (restoration := self.scenario.restoration) is not None:
-            yield (
+            told = (
                 f"restore   {sum(bool(self.restorers_of(arm)) for arm in self.arms)} arms by "
-                f"{', '.join(restoration.restorers)}; {len(restoration.learned)} networks learn "
-                f"{len(self.learned())} points in "
-                f"{restoration.first_steps} + {restoration.steps} steps of {restoration.batch_size} crops "
-                f"{restoration.crop}x{restoration.crop}"
+                f"{', '.join(restoration.restorers)}"
             )
+            if restoration.trained_kinds:
+                told += (
+                    f"; {len(restoration.trained_kinds)} networks learn {len(self.learned())} points in "
+                    f"{restoration.first_steps} + {restoration.steps} steps of {restoration.batch_size} crops "
+                    f"{restoration.crop}x{restoration.crop}"
+                )
+            yield told
         if words is None:
             yield "downstream: none; the run ends with rates and distortions"
             return
@@ -321,11 +334,6 @@ class Plan:
 
 def _hash(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
-
-
-def _hash_of_file(path: str) -> str:
-    """Return which bytes a file holds; empty if it is gone."""
-    return _hash(Path(path).read_bytes()) if Path(path).is_file() else ""
 
 
 def _weights(arm: Arm) -> str:

@@ -55,7 +55,7 @@ def restoration_rows(
         quality = None if is_remedy else restoration.quality(arm, None if treatment == NONE else treatment)  # type: ignore[arg-type]
         miou, gain = resamples.miou(treatment), resamples.gain(treatment, NONE)
         share = resamples.share(treatment, NONE, _OO)
-        learned = treatment not in (NONE, "augmentation")
+        learned = treatment not in (NONE, "augmentation", "dcngan")
         yield RestorationRow(
             arm.codec,
             arm.point,

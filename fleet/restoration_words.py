@@ -32,8 +32,9 @@ class Restoration(Part):
         trained_on: further codecs and points that the restorers learn beside the arms' own.
         only_trained_on: learn those alone, and none of the arms' own.
         reference_frames: learned from, evenly spaced among those that there are; all if left out.
-        condition: what the restorers are told of an upload: the truth, nothing of its codec, or a wrong one, the rate
-            and point of another of the points they learned. The last two are for comparison.
+        condition: what the restorers are told of an upload: the truth, nothing of its codec, or a wrong one, of stills
+            the rate and point of another of the points they learned, of clips eight times the rate and the other end of
+            the ladder. The last two are for comparison.
         untrained_codec: what to do with an arm whose codec no restorer learned: refuse the scenario, or restore with
             the codec untold and say so.
         channels: of the networks' finest scale.
@@ -69,10 +70,15 @@ class Restoration(Part):
     threads: Count = 1
 
     @property
-    def learned(self) -> tuple[LearnedKind, ...]:
+    def trained_kinds(self) -> tuple[LearnedKind, ...]:
         """The restorers that the run itself trains."""
         return tuple(kind for kind in self.restorers if kind != "unsharp" and kind != "dcngan")
 
-    def restores(self, sends_clips: bool) -> tuple[RestorerKind, ...]:
+    @property
+    def learns(self) -> bool:
+        """Whether anything is learned from reference frames."""
+        return bool(self.restorers_for(sends_clips=False)) or "references" in self.remedies
+
+    def restorers_for(self, sends_clips: bool) -> tuple[RestorerKind, ...]:
         """Return the restorers for what is sent as clips, or for stills."""
         return tuple(kind for kind in self.restorers if (kind == "dcngan") == sends_clips)

@@ -7,7 +7,7 @@ Not here: networks and losses (`roadbits.restoration`), which jobs there are (`d
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 
 import numpy as np
 import torch
@@ -19,7 +19,7 @@ from roadbits.downstream.segmenter import Segmenter, SegmenterSpec
 from roadbits.downstream.sight import Sight, imagenet_sight, segmenter_sight
 from roadbits.fleet.backend import BackendError, Report, Shared
 from roadbits.restoration.condition import Condition
-from roadbits.restoration.dcngan import restore_clip
+from roadbits.restoration.dcngan import ClipRestorer, restore_clip
 from roadbits.restoration.dcngan_file import open_clip_restorer
 from roadbits.restoration.losses import feature_distance
 from roadbits.restoration.network import RestorerSpec
@@ -244,8 +244,12 @@ class RestoringClip:
 def restore_one_clip(job: RestoringClip) -> list[RestoredFrame]:
     """Restore and measure the frames of a clip."""
     torch.set_num_threads(1)
-    restorer = open_clip_restorer(job.restorer.get())
-    return _measured(restore_clip(restorer, np.stack(job.degraded), job.conditions), job.originals)
+    return _measured(restore_clip(_opened(job.restorer.get()), np.stack(job.degraded), job.conditions), job.originals)
+
+
+@lru_cache(maxsize=1)
+def _opened(file: bytes) -> ClipRestorer:
+    return open_clip_restorer(file)
 
 
 def _measured(images: Iterable[Image], originals: Sequence[Image]) -> list[RestoredFrame]:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from roadbits.fleet.backend import Backend
+from roadbits.fleet.clip_restorer_file import clip_restorer_of, keep_clip_restorer
 from roadbits.fleet.collection import collect, drive_lengths, is_collected
 from roadbits.fleet.feasibility import check_devices
 from roadbits.fleet.plan import Plan
@@ -57,11 +58,14 @@ class Run:
         check_devices(self._plan.scenario)
         self._refuse_finished(resume)
         lengths = drive_lengths(self._plan.scenario)  # names missing data before anything is written
+        clip_restorer = clip_restorer_of(self._plan.scenario, self._folder)
+        self._plan = Plan(self._plan.scenario, clip_restorer)
         with self._timed("start"):
             backend = self._open_backend()
         with self._folder_of_our_own(resume), Store(self._folder / "uploads.sqlite") as store:
             collected = is_collected(self._plan, store)
             write_whole(self._folder / "scenario.yaml", dump_scenario(self._plan.scenario).encode())
+            keep_clip_restorer(clip_restorer, self._folder)
             stages = Stages(self._folder / "stages")
             display = Display(self._folder / "log.jsonl", self._quiet)
             adaptation, fittings = self._adapt(stages, backend, display)

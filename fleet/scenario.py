@@ -4,6 +4,7 @@ Not here: how an arm finds its operating points (`rules`), reading a scenario fr
 what it names (`sources`, `links`), running it (`run`).
 """
 
+from collections.abc import Sequence
 from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
@@ -232,7 +233,7 @@ class Scenario(Part):
         seed: of everything but the segmenters, which have `downstream.seeds`.
         codecs: each (codec, operating point or policy) is measured on a fleet of its own.
         adaptation: of a codec to domains that vehicles come into.
-        restoration: of the uploads, with the reference frames that `cameras` sets apart.
+        restoration: of the uploads, by what reference frames teach, which `cameras` sets apart, or by a file for clips.
         downstream: left out, the run ends with rates and distortions.
     """
 
@@ -296,7 +297,7 @@ class Scenario(Part):
                 raise ValueError(f"fleet group {group.name!r}: its device trains adapters: give its gmac_per_s")
 
     def _check_restoration(self) -> None:
-        """Refuse restoration without reference frames, setups without restoration, and the other way round."""
+        """Refuse restorers and arms that do not fit each other, restoration that is not measured, and the other way."""
         setups = [setup for setup in (self.downstream.setups if self.downstream else ()) if setup.startswith("R")]
         words = self.restoration
         if words is None:
@@ -309,24 +310,32 @@ class Scenario(Part):
         if unknown := [arm for arm in words.arms if arm not in known]:
             raise ValueError(f"restoration.arms names {unknown[0]!r}: choose from {', '.join(known)}")
         chosen = words.arms or known
-        clips = {choice.name for choice in self.codecs if is_clip_codec(still_or_clip_codec_named(choice.name))}
+        clips = _codecs_of_clips(self.codecs)
         for sends_clips, needed in ((True, "dcngan, which restores clips"), (False, "one for stills, such as gan")):
-            if words.restores(sends_clips):
-                continue
-            if lacking := [arm for arm in chosen if (arm.partition(":")[0] in clips) == sends_clips]:
+            kinds = words.restorers_for(sends_clips)
+            arms = [arm for arm in chosen if (arm.rpartition(":")[0] in clips) == sends_clips]
+            if arms and not kinds:
                 raise ValueError(
-                    f"restoration.restorers has none for {lacking[0]}: add {needed}, or name other arms in "
+                    f"restoration.restorers has none for {arms[0]}: add {needed}, or name other arms in "
                     "restoration.arms"
+                )
+            if kinds and not arms:
+                raise ValueError(
+                    f"restoration.restorers names {kinds[0]}, which restores {'clips' if sends_clips else 'stills'}, "
+                    "and no arm to restore sends such: leave it out"
                 )
         if ("dcngan" in words.restorers) != (words.dcngan is not None):
             raise ValueError("restoration.dcngan names the file of restorer dcngan: give both or none")
-        learns = bool(words.restores(sends_clips=False)) or "references" in words.remedies
-        if learns and getattr(self.cameras, "reference", None) is None:
+        if words.learns and getattr(self.cameras, "reference", None) is None:
             raise ValueError(
                 "restoration learns from reference frames and nothing else: set some apart with cameras.reference"
             )
         if words.only_trained_on and not words.trained_on:
             raise ValueError("restoration.only_trained_on needs codecs and points in restoration.trained_on")
+        if of_clips := sorted(_codecs_of_clips(words.trained_on)):
+            raise ValueError(f"restoration.trained_on names {of_clips[0]}: restorers of stills learn no codec of clips")
+        if words.trained_on and not words.restorers_for(sends_clips=False):
+            raise ValueError("restoration.trained_on is for restorers of stills, and there is none: leave it out")
         restored = {arm.rpartition(":")[0] for arm in chosen} - clips
         learned = {choice.name for choice in words.trained_on} | (set() if words.only_trained_on else restored)
         missing = sorted(restored - learned)
@@ -335,3 +344,7 @@ class Scenario(Part):
                 f"restoration is not trained on {', '.join(missing)}: add it to restoration.trained_on, or set "
                 "restoration.untrained_codec to warn"
             )
+
+
+def _codecs_of_clips(choices: Sequence[CodecChoice]) -> set[str]:
+    return {choice.name for choice in choices if is_clip_codec(still_or_clip_codec_named(choice.name))}

@@ -37,6 +37,7 @@ from roadbits.restoration.condition import Condition, condition_vector, vector_s
 FRAMES = 3
 STRIDE = 8
 """Sides are padded to multiples of this."""
+MOST_CHANNELS, MOST_BLOCKS = 256, 64
 _TAPS = 9
 _LEAK = 0.2
 """Of the rectifiers: with none, and without normalisation, whole layers died within some hundred steps."""
@@ -53,11 +54,22 @@ class ClipRestorerSpec:
         codecs: it is trained for, in the order of the condition's vector.
         channels: w; the paper's is 64.
         blocks: residual ones; the paper's are 9.
+
+    Raises:
+        ValueError: if there are more channels or blocks than anyone should allocate, or none.
     """
 
     codecs: tuple[str, ...]
     channels: int = 16
     blocks: int = 9
+
+    def __post_init__(self) -> None:
+        """Check the sizes, which may come from a file."""
+        if not (0 < self.channels <= MOST_CHANNELS and 0 < self.blocks <= MOST_BLOCKS):
+            raise ValueError(
+                f"expected 1 to {MOST_CHANNELS} channels and 1 to {MOST_BLOCKS} blocks, got {self.channels} and "
+                f"{self.blocks}"
+            )
 
 
 def deformable(x: Tensor, offsets: Tensor, masks: Tensor, weight: Tensor, bias: Tensor) -> Tensor:

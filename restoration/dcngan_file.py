@@ -6,8 +6,11 @@ Not here: the network (`dcngan`), training it (`clip_training`).
 import json
 from dataclasses import asdict
 
+import torch
+from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
+from torch import Tensor
 
 from roadbits.restoration.dcngan import ClipRestorer, ClipRestorerSpec
 from roadbits.restoration.restoring import RestorerWeightsError, with_weights
@@ -31,8 +34,18 @@ def open_clip_restorer(file: bytes) -> ClipRestorer:
     try:
         words = json.loads(json.loads(file[_LENGTH_BYTES:end])["__metadata__"][_KEY])
         spec = ClipRestorerSpec(tuple(map(str, words["codecs"])), int(words["channels"]), int(words["blocks"]))
-        if not (0 < spec.channels <= 256 and 0 < spec.blocks <= 64):
-            raise ValueError(f"expected up to 256 channels and 64 blocks, got {spec.channels} and {spec.blocks}")
     except (KeyError, TypeError, ValueError) as error:
         raise RestorerWeightsError(f"no file of a restorer of clips: {error}") from error
+    with torch.device("meta"):
+        expected = {name: value.shape for name, value in ClipRestorer(spec).state_dict().items()}
+    # Before it is allocated: the file's own size bounds what its words may ask for.
+    if expected != {name: value.shape for name, value in _tensors(file).items()}:
+        raise RestorerWeightsError(f"no file of a restorer of clips: its weights are not those of {spec}")
     return with_weights(ClipRestorer(spec), file)
+
+
+def _tensors(file: bytes) -> dict[str, Tensor]:
+    try:
+        return load_tensors(file)
+    except SafetensorError as error:
+        raise RestorerWeightsError(f"no file of a restorer of clips: {error}") from error

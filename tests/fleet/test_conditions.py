@@ -12,7 +12,7 @@ from roadbits.fleet.conditions import condition_of
         ("h264", "crf=1", 1),
         ("hevc-lowdelay", "qp=26", 0.5),
         ("jpeg", "quality=1", 0),
-        ("slimvc/96", "lambda=0.0002", 0),
+        ("slimvc", "width=48,lambda=0.0002", 0),
     ],
 )
 def test_a_point_has_its_place_on_its_codecs_ladder(codec: str, point: str, position: float) -> None:
@@ -21,6 +21,12 @@ def test_a_point_has_its_place_on_its_codecs_ladder(codec: str, point: str, posi
 
 def test_better_points_stand_higher() -> None:
     assert condition_of("jpeg", "quality=10", 0.3).position < condition_of("jpeg", "quality=60", 0.3).position
+
+
+def test_a_point_between_those_of_the_ladder_stands_where_the_nearest_does() -> None:
+    places = [condition_of("slimvc", f"width=96,lambda={value}", 0.3).position for value in (0.00125, 0.0013, 0.003)]
+    assert places[0] == places[1] < places[2]
+    assert condition_of("slimvc", "width=48,lambda=0.00125", 0.3).position < places[0]
 
 
 def test_a_point_of_another_knob_stands_where_its_value_is_nearest() -> None:

@@ -49,12 +49,15 @@ def test_a_network_of_one_s_own_seed_learns_from_all_three_frames() -> None:
     assert losses[-1] < 0.8 * losses[0]
 
 
-def test_the_gate_makes_a_difference_once_it_is_trained() -> None:
+@pytest.mark.parametrize("rows", [slice(0, SPEC.channels), slice(SPEC.channels, None)], ids=["last", "blocks"])
+def test_each_gate_makes_a_difference_once_it_is_trained(rows: slice) -> None:
     torch.manual_seed(2)
     network = ClipRestorer(SPEC)
     with torch.no_grad():
-        for parameter in network.parameters():
-            parameter.add_(0.05 * torch.randn_like(parameter))
+        for name, parameter in network.named_parameters():
+            if not name.startswith("gates"):
+                parameter.add_(0.05 * torch.randn_like(parameter))
+        network.gates.weight[rows] = 0.5
     x = torch.rand(1, 9, 16, 16)
     coarse, fine = (network(x, torch.tensor([[1.0, 1.0, position, 0.0]])) for position in (-1.0, 1.0))
     assert not torch.equal(coarse, fine)

@@ -47,5 +47,5 @@ def test_a_network_without_bounds_is_refused() -> None:
     _, file = packed()
     told = file.replace(b'channels\\": 4,', b'channels\\":999,')
     assert told != file
-    with pytest.raises(RestorerWeightsError, match="up to 256 channels"):
+    with pytest.raises(RestorerWeightsError, match="1 to 256 channels"):
         open_clip_restorer(told)

@@ -86,6 +86,11 @@ def test_an_adapter_is_small_by_default(source: NeuralStill) -> None:
     assert size <= 0.03 * num_weights(source.model) + 3 * residuals.density.channels + 1000
 
 
+def test_residuals_stand_near_the_pixels_first() -> None:
+    places = {f"{place.transform}-{place.behind}" for place in default_places(codec_named("cae").model)}
+    assert places == {"g_s-4", "g_a-1", "g_s-2"}
+
+
 def test_before_its_first_step_an_adapter_changes_no_pixel(source: NeuralStill) -> None:
     codec = adapted_codec(source, Residuals(source.model).freeze("none"))
     for point in source.points[1::3]:
