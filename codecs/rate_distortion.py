@@ -131,6 +131,16 @@ def bd_rates(points: Sequence[RdPoint], bpp_range: tuple[float, float] | None = 
         points: of all codecs.
         bpp_range: take only what curves do between these rates; codecs without rates there are left out.
     """
+    curves = _curves(points, bpp_range)
+    return {f"{a} vs {b}": bd_rate(curves[a], curves[b]) for a in curves for b in curves if a != b}
+
+
+def without_rates(points: Sequence[RdPoint], bpp_range: tuple[float, float]) -> list[str]:
+    """Return the codecs that `bd_rates` leaves out, for lack of rates in a range."""
+    return sorted({point.codec for point in points} - set(_curves(points, bpp_range)))
+
+
+def _curves(points: Sequence[RdPoint], bpp_range: tuple[float, float] | None) -> dict[str, RateQuality]:
     curves = {}
     for name in dict.fromkeys(point.codec for point in points):
         mine = [point for point in points if point.codec == name]
@@ -140,4 +150,4 @@ def bd_rates(points: Sequence[RdPoint], bpp_range: tuple[float, float] | None = 
                 curves[name] = curve.within(*bpp_range) if bpp_range else curve
             except ValueError:
                 continue
-    return {f"{a} vs {b}": bd_rate(curves[a], curves[b]) for a in curves for b in curves if a != b}
+    return curves

@@ -81,6 +81,9 @@ def share_adapter(grid: Grid, context: Context) -> None:
         raise ValueError(
             f"vehicles is {vehicles}, expected from the quorum of {words.quorum} to all {scenario.fleet.num_vehicles}"
         )
+    domains: tuple[str, ...] = getattr(scenario.cameras, "domains", ())
+    if domains and config["domain"] not in domains:
+        raise ValueError(f"domain is {config['domain']!r}, the vehicles drive through {', '.join(domains)}")
     if words.vehicles_per_round is not None:
         raise ValueError("adaptation.vehicles_per_round is of virtual time: here every vehicle is asked in every round")
     if out.suffix != ".safetensors" or not out.parent.is_dir():

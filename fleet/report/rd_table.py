@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from roadbits.codecs.metrics import BdRate
-from roadbits.codecs.rate_distortion import RdPoint
+from roadbits.codecs.rate_distortion import RdPoint, without_rates
 from roadbits.codecs.timing import SECTIONS, Timing
 
 
@@ -40,6 +40,8 @@ def print_rd(
             f"{1e3 * point.decode_s:.1f}",
         )
     console.print(table)
+    if bpp_range and (left_out := without_rates(points, bpp_range)):
+        console.print(f"no curve between {bpp_range[0]:g} and {bpp_range[1]:g} bpp: {', '.join(left_out)}")
     if rates:
         console.print(_square(rates))
         between = f" between {bpp_range[0]:g} and {bpp_range[1]:g} bpp" if bpp_range else ""

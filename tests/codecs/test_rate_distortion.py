@@ -6,7 +6,7 @@ import pytest
 from roadbits.codecs.codec import Image, OperatingPoint
 from roadbits.codecs.legacy.stills import JPEG, WEBP
 from roadbits.codecs.metrics import flicker, ms_ssim, psnr
-from roadbits.codecs.rate_distortion import RdPoint, bd_rates, measure, measure_all
+from roadbits.codecs.rate_distortion import RdPoint, bd_rates, measure, measure_all, without_rates
 
 Maker = Callable[..., Image]
 POINT = OperatingPoint.of(quality=50)
@@ -90,6 +90,7 @@ def test_bd_rates_can_be_taken_between_two_rates() -> None:
     b = [point("b", bits, quality) for bits, quality in ((0.2, 20), (0.4, 23), (0.8, 26), (1.6, 29), (3.2, 32))]
     far = [point("far", 20, 40), point("far", 30, 41)]
     rates = bd_rates([*a, *b, *far], (0.1, 1.0))
+    assert without_rates([*a, *b, *far], (0.1, 1.0)) == ["far"]
     assert list(rates) == ["a vs b", "b vs a"]
     assert rates["a vs b"].percent == pytest.approx(-50, abs=2)
     whole = bd_rates([*a, *b])["a vs b"].percent

@@ -9,13 +9,18 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
+from flwr.app import Context
+from flwr.serverapp import Grid
 
 from roadbits.codecs.adaptation.danice import Adapter
 from roadbits.codecs.adaptation.update import unpacked
 from roadbits.fleet.adapter_exchange import AdapterLinks, Exchanges
 from roadbits.fleet.adapting import Drive, source_codec, train_adapter, watch
+from roadbits.fleet.flower_app import share_adapter
 from roadbits.fleet.scenario import Scenario
 from roadbits.fleet.scenario_file import load_scenario
 
@@ -78,6 +83,14 @@ def shared_in_virtual_time(scenario: Scenario) -> bytes:
     notices = [notice for vehicle in range(2) for notice in watch(Drive(scenario, vehicle)).notices]
     exchanges = Exchanges(scenario, 0, AdapterLinks(scenario), lambda name, jobs: list(map(train_adapter, jobs)))
     return exchanges.by("federated", "night", notices).equipped[0].update
+
+
+def test_a_domain_that_no_vehicle_sees_is_refused_before_any_is_asked(tmp_path: Path) -> None:
+    out = str(tmp_path / "fog.safetensors")
+    config = {"scenario": "smoke", "set": "; ".join(SETTINGS), "domain": "fog", "vehicles": 2, "out": out}
+    context = cast(Context, SimpleNamespace(run_config=config))
+    with pytest.raises(ValueError, match="domain is 'fog', the vehicles drive through day, night"):
+        share_adapter(cast(Grid, None), context)
 
 
 def test_flower_on_loopback_makes_the_adapter_that_a_run_makes(scenario: Scenario, tmp_path: Path) -> None:
