@@ -221,7 +221,10 @@ def _confusion(restored: RestorationRow, plain: RestorationRow) -> Any:
 
 
 def _pipelines(runs: Sequence[MeasuredRun]) -> list[Html]:
-    """Return what each pipeline, a codec with or without restoration, needs of the bytes of JPEG and AVIF without."""
+    """Return what each pipeline, a codec with or without restoration, needs of others' bytes without restoration.
+
+    The others are JPEG and AVIF, where a run has them, and the codec itself.
+    """
     known = [
         (run, line, setup, curve)
         for run in runs
@@ -229,19 +232,20 @@ def _pipelines(runs: Sequence[MeasuredRun]) -> list[Html]:
         for setup in ("CO", "RO")
         if len((curve := miou_curve(run, line, setup)).rates) > 1
     ]
+    if not any(setup == "RO" for _, _, setup, _ in known):
+        return []
+    references = [name for name in _REFERENCES if any(len(miou_curve(run, name, "CO").rates) > 1 for run in runs)]
     rows: list[list[str | Cell]] = []
     for run, line, setup, curve in known:
-        against = [miou_curve(run, reference, "CO") for reference in _REFERENCES]
+        against = [miou_curve(run, name, "CO") for name in (*references, line)]
         percents = [bd_rate(curve, other).percent if len(other.rates) > 1 else None for other in against]
         restored = {arm.restorer for arm in run.arms if arm.line == line and arm.restorer} if setup == "RO" else set()
         names = [run.name] if len(runs) > 1 else []
         rows.append([*names, line, ", ".join(sorted(restored)) or NONE, *(signed(percent, 1) for percent in percents)])
-    if not any(setup == "RO" for _, _, setup, _ in known):
-        return []
     columns = [
         *(Column(name, is_text=True) for name in (["run", "codec"] if len(runs) > 1 else ["codec"])),
         Column("restorer", "of each point the best one", is_text=True),
-        *(Column(f"against {name} CO, %") for name in _REFERENCES),
+        *(Column(f"against {name} CO, %") for name in (*references, "its own")),
     ]
     note = "Bits more (+) or fewer (−) at equal mIoU on original frames, mean over the mIoU that both reach."
     return [element("h3", "Pipelines at equal mIoU"), table(columns, rows), element("p", note, class_="note")]

@@ -139,8 +139,10 @@ def test_pipelines_are_compared_at_equal_miou(
     kept = [each for each in restored.downstream if each.restorer is None]
     text = text_of(replace(restored, downstream=[*kept, *rows]), save_run, monkeypatch)
     assert "Pipelines at equal mIoU" in text
-    assert '<td class="text">jpeg</td><td class="text">–</td><td>0.0</td><td>–</td>' in text
-    found = re.search('<td class="text">jpeg</td><td class="text">gan</td><td>(.*?)</td>', text)
+    assert '<td class="text">jpeg</td><td class="text">–</td><td>0.0</td><td>0.0</td>' in text
+    assert "against avif CO" not in text, "there is none in this run"
+    found = re.search('<td class="text">jpeg</td><td class="text">gan</td><td>(.*?)</td><td>(.*?)</td>', text)
     assert found
+    assert found[1] == found[2], "against JPEG's CO, which is its own"
     # CO rises by 0.1 over a factor of 3 in rate, RO lies 0.05 above it: the root of 3 fewer bits.
     assert float(found[1].replace("−", "-")) == pytest.approx(100 * (3**-0.5 - 1), abs=0.1)
