@@ -17,7 +17,7 @@ from roadbits.codecs.adaptation.danice import RESIDUAL, Adapter, AdapterDescript
 from roadbits.codecs.adaptation.differentiable import Residual, TunedLayer, run
 from roadbits.codecs.adaptation.warped import WarpedDensity
 from roadbits.codecs.integer import ExactLayer, ExactTransform
-from roadbits.codecs.neural.model_file import FrozenModel, TransformName
+from roadbits.codecs.neural.model_file import FrozenModel, LayerWords, TransformName
 from roadbits.codecs.symbol_tables import SymbolTables
 from roadbits.codecs.training.frozen_tables import factorised_tables
 from roadbits.codecs.training.whole_weights import whole_weights
@@ -181,9 +181,20 @@ class Tuned(Enhancement):
             for name, layers in self.tuned.items()
         }
         source, hyper = self.source, self.source.hyper
+        # Other weights may need their inputs in other groups.
+        described = source.description.transforms | {
+            name: tuple(LayerWords(**vars(layer.shape)) for layer in transform.layers)
+            for name, transform in frozen.items()
+        }
+        description = source.description.model_copy(update={"transforms": described})
         if hyper is not None:
             hyper = replace(hyper, h_a=frozen.get("h_a", hyper.h_a), h_s=frozen.get("h_s", hyper.h_s))
         tables = self.tables() if next(self.density.parameters()).requires_grad else source.tables
         return replace(
-            source, g_a=frozen.get("g_a", source.g_a), g_s=frozen.get("g_s", source.g_s), tables=tables, hyper=hyper
+            source,
+            description=description,
+            g_a=frozen.get("g_a", source.g_a),
+            g_s=frozen.get("g_s", source.g_s),
+            tables=tables,
+            hyper=hyper,
         )

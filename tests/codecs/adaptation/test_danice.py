@@ -18,7 +18,7 @@ from roadbits.codecs.catalogue import codec_named
 from roadbits.codecs.codec import Image
 from roadbits.codecs.integer import ExactLayer
 from roadbits.codecs.metrics import psnr
-from roadbits.codecs.neural.model_file import ModelFileError
+from roadbits.codecs.neural.model_file import FrozenModel, ModelFileError
 from roadbits.codecs.neural.still import NeuralStill
 
 RECIPE = AdaptationRecipe(steps=4, batch_size=2, crop=64)
@@ -244,6 +244,23 @@ def test_fine_tuning_begins_as_the_source(source: NeuralStill) -> None:
     )
     assert ours == pytest.approx(theirs, abs=0.3)
     assert len(payloads[1]) == pytest.approx(len(payloads[0]), rel=0.02)
+
+
+def test_weights_that_need_their_inputs_in_other_groups_come_back_out_of_a_file(tmp_path: Path) -> None:
+    source = codec_named("cae").model
+    tuned = Tuned(source, ["g_a", "g_s"], moves_density=False)
+    with torch.no_grad():  # one large weight in each kernel leaves the others coarse, unless they are in groups
+        for name, parameter in tuned.named_parameters():
+            if name.endswith("weight") and parameter.shape[2] > 1:
+                parameter[0, 0, 0, 0] = 300 * parameter.abs().max()
+    model = tuned.freeze()
+    model.save(tmp_path / "tuned.safetensors")
+    before, tuned_to, loaded = (
+        [layer.shape for transform in (each.g_a, each.g_s) for layer in transform.layers]
+        for each in (source, model, FrozenModel.load(tmp_path / "tuned.safetensors"))
+    )
+    assert before != tuned_to
+    assert loaded == tuned_to
 
 
 def test_fine_tuning_forgets_where_an_adapter_does_not(source: NeuralStill) -> None:
