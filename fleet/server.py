@@ -438,7 +438,8 @@ class Server:
         )
 
     def _note(self, text: str) -> None:
-        self._notes.append(text)
+        if text not in self._notes:
+            self._notes.append(text)
         self._display.say(text)
 
 
