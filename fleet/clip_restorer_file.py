@@ -22,7 +22,7 @@ def clip_restorer_of(scenario: Scenario, run_folder: Path) -> bytes:
     words = scenario.restoration
     if words is None or words.dcngan is None:
         return b""
-    # Only now: torch takes seconds to load.
+    # Only now: torchvision takes a while to load, and few scenarios need it.
     from roadbits.restoration.dcngan_file import open_clip_restorer
     from roadbits.restoration.restoring import RestorerWeightsError
 

@@ -40,7 +40,7 @@ from roadbits.fleet.sources import classes_of
 from roadbits.fleet.stages import Stages
 from roadbits.fleet.vehicle import Arm
 from roadbits.restoration.condition import Condition
-from roadbits.restoration.dcngan_file import open_clip_restorer
+from roadbits.restoration.dcngan_file import spec_of
 from roadbits.restoration.network import RestorerSpec, names_of
 from roadbits.restoration.training import Pairs
 from roadbits.restoration.unsharp import UNTOUCHED, Unsharp
@@ -109,7 +109,7 @@ class DatasetRestoration:
         """Return the codecs whose uploads were restored by networks that never learned them."""
         known = {learned.codec for learned in self._plan.learned()}
         if self._plan.clip_restorer:
-            known |= set(open_clip_restorer(self._plan.clip_restorer).spec.codecs)
+            known |= set(spec_of(self._plan.clip_restorer).codecs)
         return sorted({arm.source for arm in self._plan.arms if self._plan.restorers_of(arm)} - known)
 
     def _check_apart(self, others: Sequence[tuple[str, Archive]]) -> None:

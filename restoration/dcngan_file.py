@@ -24,18 +24,27 @@ def pack_clip_restorer(spec: ClipRestorerSpec, weights: bytes) -> bytes:
     return save_tensors(load_tensors(weights), {_KEY: json.dumps(asdict(spec))})
 
 
+def spec_of(file: bytes) -> ClipRestorerSpec:
+    """Return which network a file holds, without opening it.
+
+    Raises:
+        RestorerWeightsError: if it does not say.
+    """
+    end = _LENGTH_BYTES + int.from_bytes(file[:_LENGTH_BYTES], "little")
+    try:
+        words = json.loads(json.loads(file[_LENGTH_BYTES:end])["__metadata__"][_KEY])
+        return ClipRestorerSpec(tuple(map(str, words["codecs"])), int(words["channels"]), int(words["blocks"]))
+    except (KeyError, TypeError, ValueError) as error:
+        raise RestorerWeightsError(f"no file of a restorer of clips: {error}") from error
+
+
 def open_clip_restorer(file: bytes) -> ClipRestorer:
     """Return the restorer of a file's bytes, ready to restore.
 
     Raises:
         RestorerWeightsError: if they hold none, or weights that do not fit it.
     """
-    end = _LENGTH_BYTES + int.from_bytes(file[:_LENGTH_BYTES], "little")
-    try:
-        words = json.loads(json.loads(file[_LENGTH_BYTES:end])["__metadata__"][_KEY])
-        spec = ClipRestorerSpec(tuple(map(str, words["codecs"])), int(words["channels"]), int(words["blocks"]))
-    except (KeyError, TypeError, ValueError) as error:
-        raise RestorerWeightsError(f"no file of a restorer of clips: {error}") from error
+    spec = spec_of(file)
     with torch.device("meta"):
         expected = {name: value.shape for name, value in ClipRestorer(spec).state_dict().items()}
     # Before it is allocated: the file's own size bounds what its words may ask for.

@@ -182,10 +182,7 @@ class Tuned(Enhancement):
         }
         source, hyper = self.source, self.source.hyper
         # Other weights may need their inputs in other groups.
-        described = source.description.transforms | {
-            name: tuple(LayerWords(**vars(layer.shape)) for layer in transform.layers)
-            for name, transform in frozen.items()
-        }
+        described = source.description.transforms | {name: LayerWords.of(layers) for name, layers in frozen.items()}
         description = source.description.model_copy(update={"transforms": described})
         if hyper is not None:
             hyper = replace(hyper, h_a=frozen.get("h_a", hyper.h_a), h_s=frozen.get("h_s", hyper.h_s))

@@ -62,6 +62,11 @@ class LayerWords(BaseModel):
     largest_input: int = Field(ge=1, le=LARGEST_SQUARE)
     groups: int = Field(ge=1, le=64)
 
+    @classmethod
+    def of(cls, transform: ExactTransform) -> "tuple[LayerWords, ...]":
+        """Return the words of each layer of a transform."""
+        return tuple(cls(**vars(layer.shape)) for layer in transform.layers)
+
 
 class Description(BaseModel):
     """What a model file says of itself.

@@ -15,7 +15,7 @@ from roadbits.codecs.codec import Image
 from roadbits.codecs.integer import Output
 from roadbits.codecs.neural.cae import CAE
 from roadbits.codecs.neural.hyperprior import Hyperprior
-from roadbits.codecs.neural.model_file import Description, FrozenModel, Hyper, Side, TransformName
+from roadbits.codecs.neural.model_file import Description, FrozenModel, Hyper, LayerWords, Side, TransformName
 from roadbits.codecs.neural.modulation import Position
 from roadbits.codecs.neural.slim_model import SlimModel
 from roadbits.codecs.neural.slim_network import SlimNetwork
@@ -72,7 +72,7 @@ def _assembled(
         trained=tuple(index for index, (level, width) in enumerate(positions) if level == int(level) and width == 1),
         method=network.method.name,
         bin_widths=() if set(bin_widths) == {1.0} else bin_widths,
-        transforms={name: tuple(vars(layer.shape) for layer in twin.layers) for name, twin in twins.items()},
+        transforms={name: LayerWords.of(twin) for name, twin in twins.items()},
         means=getattr(network, "means", True),
         steps=steps,
     )

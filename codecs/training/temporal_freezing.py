@@ -48,7 +48,7 @@ def freeze_prior(network: SlimTemporalPrior, clips: Sequence[Clip], still: str, 
         still=still,
         still_hash=network.still.hash.hex(),
         widths=network.widths,
-        layers=tuple(tuple(LayerWords(**vars(layer.shape)) for layer in twin.layers) for twin in exact),
+        layers=tuple(map(LayerWords.of, exact)),
         steps=steps,
     )
     log_entries = tuple(model.side.entry.log().contiguous() for model in network.still.models)
