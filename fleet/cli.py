@@ -67,6 +67,12 @@ for _command in (encode, decode, rd, codecs, train):
 )
 @click.option("--address", help="Join this Ray cluster instead of starting one, for example auto or 10.0.0.1:6379.")
 @click.option("--workers", type=click.IntRange(min=1), help="Ray workers. Default: one per processor.")
+@click.option(
+    "--reuse",
+    type=click.Path(path_type=Path, file_okay=False, exists=True),
+    multiple=True,
+    help="Take what is the same from this run's folder: frames, decoded uploads, trained networks, measurements.",
+)
 @settings_option("a scenario's key")
 @click.option("--quiet", is_flag=True, help="Show no progress bars.")
 @exit_codes
@@ -77,12 +83,19 @@ def run(
     backend: str | None,
     address: str | None,
     workers: int | None,
+    reuse: tuple[Path, ...],
     settings: tuple[str, ...],
     quiet: bool,
 ) -> None:
-    """Run SCENARIO: the name of a shipped one, or a YAML file. A sweep runs its variants one after the other."""
+    """Run SCENARIO: the name of a shipped one, or a YAML file.
+
+    A sweep runs its variants one after the other; what they have in common is done once.
+    """
     if backend == "local" and (address or workers):
         raise click.UsageError("--address and --workers are Ray's, which --backend local does without")
+    for other in reuse:
+        if not (other / "scenario.yaml").is_file():
+            raise click.UsageError(f"--reuse {other}: expected the folder of a run, but it holds no scenario.yaml")
     scenarios = load_scenario(scenario_path(scenario), settings)
     sweep = len(scenarios) > 1
     top = out or Path("runs") / (scenario_path(scenario).stem if sweep else scenarios[0].name)
@@ -95,7 +108,8 @@ def run(
 
     try:
         for each, folder in zip(scenarios, folders, strict=True):
-            _show(Run(each, folder, backend_for_all, quiet).execute(resume), folder)
+            others = [*(other for other in folders if other != folder), *reuse]
+            _show(Run(each, folder, backend_for_all, quiet, others).execute(resume), folder)
     except OSError as error:
         fail(f"{error}; what was stored is safe: mend it and add --resume", FAILED)
     except KeyboardInterrupt:

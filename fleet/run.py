@@ -5,7 +5,7 @@ Not here: the collection (`collection`) and what the server makes of it (`server
 
 import fcntl
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -35,12 +35,28 @@ class RunError(Exception):
 class Run:
     """One scenario in one folder."""
 
-    def __init__(self, scenario: Scenario, folder: Path, backend: Callable[[], Backend], quiet: bool = False) -> None:
-        """Take what to run, where, how to get a backend (which stays open), and whether to show no progress bars."""
+    def __init__(
+        self,
+        scenario: Scenario,
+        folder: Path,
+        backend: Callable[[], Backend],
+        quiet: bool = False,
+        reused: Sequence[Path] = (),
+    ) -> None:
+        """Take what to run and where.
+
+        Args:
+            scenario: to run.
+            folder: of the run.
+            backend: gives a backend, which stays open.
+            quiet: show no progress bars.
+            reused: folders of other runs, whose finished stages are taken where this one has the same.
+        """
         self._plan = Plan(scenario)
         self._folder = folder
         self._open_backend = backend
         self._quiet = quiet
+        self._reused = tuple(reused)
         self._timings_s: dict[str, float] = {}
 
     def execute(self, resume: bool = False) -> Results:
@@ -66,7 +82,7 @@ class Run:
             collected = is_collected(self._plan, store)
             write_whole(self._folder / "scenario.yaml", dump_scenario(self._plan.scenario).encode())
             keep_clip_restorer(clip_restorer, self._folder)
-            stages = Stages(self._folder / "stages")
+            stages = Stages(self._folder / "stages", [other / "stages" for other in self._reused])
             display = Display(self._folder / "log.jsonl", self._quiet)
             adaptation, fittings = self._adapt(stages, backend, display)
             if not collected:
@@ -74,6 +90,8 @@ class Run:
                     collect(self._plan, lengths, store, backend, display, fittings)
             results = self._serve(stages, store, backend, display, adaptation)
             write_whole(self._folder / "results.json", results.to_json().encode())
+            for other, count in stages.taken.items():
+                display.say(f"{count} stages were finished in {other.parent} already")
         return results
 
     def _refuse_finished(self, resume: bool) -> None:

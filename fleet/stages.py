@@ -1,7 +1,8 @@
 """Stages: pieces of a run whose output is kept under the hash of exactly what it depends on.
 
 A stage writes into a folder of a temporary name and is renamed when it is complete, so a folder that has its final name
-is whole, however the process ended.
+is whole, however the process ended. A stage that another run finished is taken from there, as hard links where the disk
+has them: both folders stay whole whatever becomes of the other.
 
 Not here: what the stages do (`run`).
 """
@@ -10,7 +11,8 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -25,11 +27,16 @@ def stage_key(name: str, **depends_on: Any) -> str:
 
 
 class Stages:
-    """The stage folders of one run."""
+    """The stage folders of one run.
 
-    def __init__(self, folder: Path) -> None:
-        """Take the folder of all stages; what an earlier process left unfinished is removed."""
-        self._folder = folder
+    Attributes:
+        taken: how many stages came from each other run, by its folder of stages.
+    """
+
+    def __init__(self, folder: Path, others: Sequence[Path] = ()) -> None:
+        """Take the folder of all stages and those of other runs; what an earlier process left unfinished is removed."""
+        self._folder, self._others = folder, tuple(others)
+        self.taken = Counter[Path]()
         folder.mkdir(parents=True, exist_ok=True)
         for unfinished in folder.glob(".unfinished-*"):
             shutil.rmtree(unfinished)
@@ -39,8 +46,17 @@ class Stages:
         return self._folder / key
 
     def is_done(self, key: str) -> bool:
-        """Return whether a stage is complete."""
-        return self.folder(key).is_dir()
+        """Return whether a stage is complete, here or in another run, from which it is taken then."""
+        return self.folder(key).is_dir() or any(self._take(other, key) for other in self._others)
+
+    def _take(self, other: Path, key: str) -> bool:
+        if not (other / key).is_dir():
+            return False
+        with self.writing(key) as folder:
+            for file in (other / key).iterdir():
+                _link(file, folder / file.name)
+        self.taken[other] += 1
+        return True
 
     @contextmanager
     def writing(self, key: str) -> Iterator[Path]:
@@ -61,6 +77,13 @@ def write_whole(path: Path, data: bytes) -> None:
     unfinished.write_bytes(data)
     _flush(unfinished)
     unfinished.replace(path)
+
+
+def _link(source: Path, target: Path) -> None:
+    try:
+        target.hardlink_to(source)
+    except OSError:  # another file system, or one without links
+        shutil.copyfile(source, target)
 
 
 def _flush(path: Path) -> None:

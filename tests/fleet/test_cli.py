@@ -250,6 +250,30 @@ def test_a_sweep_runs_its_variants_one_after_the_other(asked: list[tuple[str, st
     ]
 
 
+def test_the_variants_of_a_sweep_take_stages_from_each_other_and_from_runs_named(
+    monkeypatch: pytest.MonkeyPatch, asked: list[tuple[str, str, bool]]
+) -> None:
+    taken: list[tuple[Path, ...]] = []
+
+    def execute(self: Run, resume: bool = False) -> Results:
+        taken.append(self._reused)
+        return Results(self._plan.scenario.name, 0, [], [])
+
+    monkeypatch.setattr(Run, "execute", execute)
+    Path("before").mkdir()
+    Path("before/scenario.yaml").touch()
+    done("run", scenario(), "--set", "seed=[3, 4]", "--out", "there", "--reuse", "before")
+    first, second, before = Path("there/mine-seed=3"), Path("there/mine-seed=4"), Path("before")
+    assert taken == [(second, before), (first, before)]
+
+
+def test_what_is_no_run_is_not_reused() -> None:
+    Path("empty").mkdir()
+    message = failed(2, "run", scenario(), "--reuse", "empty")
+    assert "--reuse empty: expected the folder of a run, but it holds no scenario.yaml" in message
+    assert not Path("runs").exists()
+
+
 def test_a_report_of_no_run_names_what_is_missing() -> None:
     Path("empty").mkdir()
     assert "empty/results.json" in failed(2, "report", "empty")

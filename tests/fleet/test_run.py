@@ -119,6 +119,17 @@ def test_resuming_with_more_seeds_trains_only_those(whole: tuple[Path, Results])
     assert {row.seed for row in results.downstream} == {0, 5}
 
 
+def test_what_another_run_has_done_is_not_done_again(whole: tuple[Path, Results], tmp_path: Path) -> None:
+    class Untrained(LocalBackend):
+        def train(self, *_: Any) -> Iterator[Any]:
+            raise AssertionError("what another run trained was trained again")
+
+    folder = tmp_path / "again"
+    again = Run(smoke(*SMALL), folder, Untrained, quiet=True, reused=[whole[0]]).execute()
+    assert again.digest == whole[1].digest
+    assert f"stages were finished in {whole[0]} already" in (folder / "log.jsonl").read_text()
+
+
 def test_resuming_another_collection_is_refused(whole: tuple[Path, Results]) -> None:
     before = (whole[0] / "scenario.yaml").read_bytes()
     with pytest.raises(OtherCollectionError, match="choose another --out"):

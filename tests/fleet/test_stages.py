@@ -1,4 +1,5 @@
 import itertools
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +61,48 @@ def test_a_stage_of_no_file_is_whole(tmp_path: Path) -> None:
     with stages.writing("a"):
         pass
     assert stages.is_done("a")
+
+
+@pytest.fixture(params=["links", "no links"])
+def lender(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """The stages of another run, on a disk with links or without."""
+
+    def no_link(self: Path, target: Path) -> None:
+        raise OSError("links are not to be had here")
+
+    if request.param == "no links":
+        monkeypatch.setattr(Path, "hardlink_to", no_link)
+    with Stages(tmp_path / "lender").writing("train-1") as folder:
+        (folder / "weights").write_bytes(b"1234")
+    return tmp_path / "lender"
+
+
+def test_a_stage_of_another_run_is_taken_and_stays_without_it(lender: Path, tmp_path: Path) -> None:
+    stages = Stages(tmp_path / "own", [tmp_path / "no such run", lender])
+    assert stages.is_done("train-1")
+    assert not stages.is_done("train-2")
+    assert stages.taken == {lender: 1}
+    shutil.rmtree(lender)
+    assert stages.is_done("train-1")
+    assert (stages.folder("train-1") / "weights").read_bytes() == b"1234"
+    assert names(tmp_path / "own") == ["train-1"]
+
+
+def test_what_another_run_has_not_finished_is_not_taken(lender: Path, tmp_path: Path) -> None:
+    stages = Stages(tmp_path / "own", [lender])
+    with Stages(lender).writing("train-2") as folder:
+        (folder / "weights").write_bytes(b"12")
+        assert not stages.is_done("train-2")
+    assert stages.is_done("train-2")
+
+
+def test_own_stages_come_first(lender: Path, tmp_path: Path) -> None:
+    stages = Stages(tmp_path / "own", [lender])
+    with stages.writing("train-1") as folder:
+        (folder / "weights").write_bytes(b"own")
+    assert stages.is_done("train-1")
+    assert (stages.folder("train-1") / "weights").read_bytes() == b"own"
+    assert not stages.taken
 
 
 DEPENDS: dict[str, Any] = {"frames": "x", "seed": 0, "rate": 0.5, "deep": {"a": [1, 2], "b": None}, "on": True}
