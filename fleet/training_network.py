@@ -111,6 +111,7 @@ def identity_of(words: StillCodecTraining, digests: Sequence[str]) -> dict[str, 
         digests: of the pixels of each source of crops.
     """
     identity: dict[str, object] = {f"codec.{key}": value for key, value in words.codec.model_dump().items()}
+    identity["start"] = words.start
     identity["busiest_of"] = words.busiest_of
     identity["mask_decay"] = words.mask_decay and words.mask_decay.model_dump()
     for number, (source, digest) in enumerate(zip(words.data, digests, strict=True)):

@@ -256,8 +256,10 @@ def test_a_checkpoint_of_another_configuration_is_refused_naming_the_keys() -> N
     before = Path("out/config.yaml").read_text()
     pictures("pictures", 2)
     Path("pictures/2.png").unlink()
-    told = failed(2, config_over("pictures", codec="{kind: cae, channels: 10}", seed="3"), "--out", "out", "--resume")
+    other = config_over("pictures", codec="{kind: cae, channels: 10}", seed="3", start="dct")
+    told = failed(2, other, "--out", "out", "--resume")
     assert "codec.channels: 8 there, 10 here" in told
+    assert "start: 'random' there, 'dct' here" in told
     assert "seed: 0 there, 3 here" in told
     assert "data[0].digest" in told
     assert Path("out/config.yaml").read_text() == before
@@ -431,6 +433,7 @@ def test_an_identity_names_codec_and_data() -> None:
         "codec.latent_channels": 12,
         "codec.layers": 3,
         "codec.means": True,
+        "start": "random",
         "busiest_of": 1,
         "mask_decay": None,
         "data[0].weight": 1,
