@@ -34,11 +34,13 @@ class _DepthwiseConvolution(torch.autograd.Function):
         return torch.conv2d(x, weight.to(x.dtype), None, *geometry, x.shape[1])
 
     @staticmethod
-    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, torch.Tensor, None]:
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, torch.Tensor | None, None]:
         x, weight = ctx.saved_tensors
         grad = _without_stride(grad.contiguous(memory_format=torch.channels_last), x, weight, ctx.geometry)
         geometry = ctx.geometry._replace(stride=(1, 1))
         grad_x = _gradients(grad, x, weight.to(x.dtype), geometry, True, False)[0] if ctx.needs_input_grad[0] else None
+        if not ctx.needs_input_grad[1]:
+            return grad_x, None, None
         wide = torch.float32 if weight.shape[-1] >= 5 else x.dtype
         grad_weight = _gradients(grad.to(wide), x.to(wide), weight.to(wide), geometry, False, True)[1]
         return grad_x, grad_weight.to(weight.dtype), None

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from roadbits.codecs.precision import best_device
+from roadbits.downstream.depthwise import speed_up_depthwise
 from roadbits.downstream.pretrained import LITE0, load_lite0
 from roadbits.downstream.segmenter import Segmenter
 
@@ -27,17 +28,26 @@ def imagenet_sight() -> tuple[Sight, list[int]]:
     """
     encoder: Any = smp.encoders.get_encoder(LITE0, weights=None)
     load_lite0(encoder)
+    speed_up_depthwise(encoder)
     return _sight_of(encoder), [int(channels) for channels in encoder.out_channels[1:]]
 
 
 def segmenter_sight(segmenter: Segmenter) -> tuple[Sight, list[int]]:
     """Return what a segmenter sees: its encoder's levels and its logits; and the channels of these."""
     network: Any = segmenter.network
-    encoder = _sight_of(network.encoder)
     frozen = _frozen(segmenter)
+    levels: list[Tensor] = []
+
+    def keep(encoder: nn.Module, inputs: tuple[Tensor], outputs: Sequence[Tensor]) -> None:
+        levels[:] = outputs[1:]
+
+    network.encoder.register_forward_hook(keep)
 
     def see(x: Tensor) -> Sequence[Tensor]:
-        return [*encoder(x), frozen(255 * x)]
+        logits = frozen(255 * x)
+        seen = [*levels, logits]
+        levels.clear()
+        return seen
 
     num_classes = int(network.segmentation_head[0].out_channels)
     return see, [*(int(channels) for channels in network.encoder.out_channels[1:]), num_classes]

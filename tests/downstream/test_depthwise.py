@@ -78,6 +78,20 @@ def test_an_input_that_needs_no_gradient_still_trains_the_weight() -> None:
     assert convolution.weight.grad.dtype == torch.float32
 
 
+def test_a_frozen_weight_gets_no_gradient_and_lets_the_input_s_through() -> None:
+    trained, frozen = (stand_in(plain(5, 2, 1, same=True)) for _ in range(2))
+    frozen.weight.requires_grad_(False)
+    gradients = []
+    for convolution in (trained, frozen):
+        x = torch.randn(2, CHANNELS, 16, 24, generator=torch.Generator().manual_seed(5)).requires_grad_()
+        with torch.autocast("cpu", torch.bfloat16):
+            convolution(x).float().square().sum().backward()
+        gradients.append(x.grad)
+    assert trained.weight.grad is not None
+    assert frozen.weight.grad is None
+    assert torch.equal(*gradients)
+
+
 def test_only_depthwise_convolutions_without_bias_are_replaced_and_weights_stay() -> None:
     model = nn.Sequential(
         nn.Conv2d(8, 8, 3, groups=8, bias=False),
