@@ -18,20 +18,26 @@ from roadbits.codecs.codec import Clip, ClipCodec, Codec, Image, OperatingPoint
 
 SECTIONS = ("transform", "entropy", "container")
 _STOPWATCH: ContextVar["Counter[str] | None"] = ContextVar("stopwatch", default=None)
+_WITHIN: ContextVar[str | None] = ContextVar("section", default=None)
 
 
 @contextmanager
 def section(name: str) -> Iterator[None]:
-    """Count the time inside towards a section of the running stopwatch, if there is one."""
+    """Count the time inside towards a section of the running stopwatch, if there is one, and not to one around it."""
     stopwatch = _STOPWATCH.get()
     if stopwatch is None:
         yield
         return
-    start = time.perf_counter_ns()
+    outer = _WITHIN.get()
+    token, start = _WITHIN.set(name), time.perf_counter_ns()
     try:
         yield
     finally:
-        stopwatch[name] += time.perf_counter_ns() - start
+        spent = time.perf_counter_ns() - start
+        _WITHIN.reset(token)
+        stopwatch[name] += spent
+        if outer is not None:
+            stopwatch[outer] -= spent
 
 
 @contextmanager

@@ -6,7 +6,7 @@ Not here: those of still codecs (`training_config`), reading files (`training_fi
 from itertools import chain
 from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, Field, ValidationInfo, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from roadbits.codecs.catalogue import codec_named
 from roadbits.codecs.neural.cae import STRIDE
@@ -14,14 +14,17 @@ from roadbits.codecs.neural.slim_model import SlimModel
 from roadbits.codecs.neural.slim_still import SlimStill
 from roadbits.codecs.training.rate_distortion import Schedule
 from roadbits.fleet.parts import Count, Positive, Seconds, Seed, Share
-from roadbits.fleet.training_config import Channels, Factor, FolderPath, Side, TrainingName, TrainingPart, absolute
+from roadbits.fleet.training_config import (
+    Channels,
+    Factor,
+    FolderPath,
+    Side,
+    TrainingName,
+    TrainingPart,
+    with_absolute_file,
+)
 
 Frames = Annotated[int, Field(ge=3, le=1024)]
-
-
-def _with_absolute_file(still: str, info: ValidationInfo) -> str:
-    name, colon, file = still.partition(":")
-    return name + colon + (absolute(file, info) if file else "")
 
 
 class SlimVcCodec(TrainingPart):
@@ -34,7 +37,7 @@ class SlimVcCodec(TrainingPart):
     """
 
     kind: Literal["slimvc"]
-    still: Annotated[str, AfterValidator(_with_absolute_file)] = "slimcae"
+    still: Annotated[str, AfterValidator(with_absolute_file)] = "slimcae"
     channels: tuple[Channels, ...] = Field(strict=False, min_length=1, max_length=16)
     per_step: Literal["all", "sandwich"] | Count = "sandwich"
 

@@ -35,6 +35,12 @@ def absolute(path: str, info: ValidationInfo) -> str:
     return os.path.normpath((folder / expanded).absolute())
 
 
+def with_absolute_file(codec: str, info: ValidationInfo) -> str:
+    """Return a codec's name as on the command line, the file behind its colon as `absolute` has it."""
+    name, colon, file = codec.partition(":")
+    return name + colon + (absolute(file, info) if file else "")
+
+
 def _check_rise(lambdas: Sequence[float]) -> None:
     """Refuse operating points that would bear one name: a payload's lambda has four digits."""
     for low, high in pairwise(lambdas):

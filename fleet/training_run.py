@@ -19,6 +19,8 @@ from roadbits.codecs.training.lambda_schedule_run import run_lambda_schedule
 from roadbits.codecs.training.rate_distortion import CheckpointError, Progress, RateDistortionTraining
 from roadbits.fleet.clip_training import clip_training
 from roadbits.fleet.clip_training_config import ClipCodecTraining
+from roadbits.fleet.context_config import ScaleContextTraining
+from roadbits.fleet.context_training import context_training
 from roadbits.fleet.interrupts import Interrupts, postponed_interrupts
 from roadbits.fleet.progress import Bar, Display
 from roadbits.fleet.report.training_curves import write_training_curves
@@ -65,10 +67,13 @@ class TrainingRun:
             caches = self._folder / "cache"
             opened = [open_cache(images, caches, self._display) for images in train_on]
             held_out = [open_cache(images, caches, self._display) for images in validate_on]
-            if isinstance(self._words, ClipCodecTraining):
-                training, validation = clip_training(self._words, opened, held_out, caches, self._display)
-            else:
-                training, validation = still_training(self._words, opened, held_out)
+            match self._words:
+                case ClipCodecTraining():
+                    training, validation = clip_training(self._words, opened, held_out, caches, self._display)
+                case ScaleContextTraining():
+                    training, validation = context_training(self._words, opened, held_out)
+                case StillCodecTraining():
+                    training, validation = still_training(self._words, opened, held_out)
             if self._checkpoint.exists():
                 training.load(self._checkpoint)
             elif self._words.start_from:

@@ -28,6 +28,24 @@ def middle(image: Image, side: int) -> Image:
     return image[top : top + side, left : left + side].copy()
 
 
+def middles(caches: Sequence[ImageCache], side: int) -> list[Image]:
+    """Return the middles of all images of some caches."""
+    return [middle(cache.image(index), side) for cache in caches for index in range(len(cache))]
+
+
+def measure_still(
+    codec: NeuralStill | SlimStill, held_out: Sequence[Image], pause: Callable[[], None]
+) -> list[RdPoint]:
+    """Return a codec's rate and quality at every point, from the lowest; `pause` is called before each image."""
+
+    def images() -> Iterator[Image]:
+        for image in held_out:
+            pause()
+            yield image
+
+    return [measure(codec, point, images()) for point in codec.points]
+
+
 class Validation(ABC):
     """What a codec in training is validated on.
 
@@ -85,8 +103,7 @@ class StillValidation(Validation):
         side: int,
     ) -> "StillValidation":
         """Measure on the middles of all images of some caches."""
-        held_out = [middle(cache.image(index), side) for cache in caches for index in range(len(cache))]
-        return cls(network, calibration, held_out)
+        return cls(network, calibration, middles(caches, side))
 
     def frozen(self, step: int) -> FrozenModel | SlimModel:
         """Return the exact model of the network as it stands after a step."""
@@ -126,10 +143,4 @@ class StillValidation(Validation):
     def measure(self, model: FrozenModel | SlimModel, pause: Callable[[], None]) -> list[RdPoint]:
         """Return rate and quality at every point, from the lowest; `pause` is called before each image."""
         codec = SlimStill("slim", model) if isinstance(model, SlimModel) else NeuralStill("still", model)
-
-        def images() -> Iterator[Image]:
-            for image in self.held_out:
-                pause()
-                yield image
-
-        return [measure(codec, point, images()) for point in codec.points]
+        return measure_still(codec, self.held_out, pause)

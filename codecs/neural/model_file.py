@@ -36,6 +36,7 @@ from roadbits.codecs.integer import (
     Output,
     Shape,
 )
+from roadbits.codecs.neural.context_model import ContextModel
 from roadbits.codecs.neural.modulation import Method
 from roadbits.codecs.symbol_tables import SymbolTables
 
@@ -68,6 +69,16 @@ class LayerWords(BaseModel):
         return tuple(cls(**vars(layer.shape)) for layer in transform.layers)
 
 
+class ContextWords(BaseModel):
+    """What a file says of a scale context; see `ContextModel`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    groups: tuple[int, ...] = Field(min_length=1, max_length=64)
+    networks: tuple[tuple[LayerWords, ...], ...]
+    steps: int = 0
+
+
 class Description(BaseModel):
     """What a model file says of itself.
 
@@ -81,6 +92,7 @@ class Description(BaseModel):
         transforms: the layers of g_a and g_s, and of h_a and h_s if there are.
         means: whether h_s gives means beside scales.
         steps: of the training.
+        context: the scale context of a hyperprior, if there is one.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
@@ -94,6 +106,7 @@ class Description(BaseModel):
     transforms: dict[TransformName, tuple[LayerWords, ...]]
     means: bool = True
     steps: int = 0
+    context: ContextWords | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,6 +133,7 @@ class Hyper:
         side: of z.
         thresholds: float32 (63,): a scale's table is the number of thresholds below it.
         tables: of the Gaussians, 64 of them.
+        context: moves the scales while y is decoded, if there is one.
     """
 
     h_a: ExactTransform
@@ -128,6 +142,7 @@ class Hyper:
     side: Side
     thresholds: Tensor
     tables: SymbolTables
+    context: ContextModel | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -172,6 +187,10 @@ class FrozenModel:
         if self.hyper and (len(self.hyper.tables) != len(self.hyper.thresholds) + 1):
             raise ValueError("expected one more Gaussian table than thresholds")
         self._check_channels()
+        if self.hyper and (context := self.hyper.context):
+            tables, latent = len(self.hyper.tables), self.side.gain.shape[1]
+            if (len(context.order), len(context.inverse_scales)) != (latent, tables):
+                raise ValueError(f"expected a scale context of {latent} channels and {tables} scales")
         if self.hyper and not (torch.isfinite(self.hyper.y_entry).all() and (self.hyper.thresholds.diff() > 0).all()):
             raise ValueError("expected a finite entry of h_a and thresholds of scales that rise")
 
@@ -224,6 +243,7 @@ class FrozenModel:
             tensors |= {"z.gain": self.hyper.side.gain, "z.entry": self.hyper.side.entry}
             tensors |= {"h_a.entry": self.hyper.y_entry, "scales.thresholds": self.hyper.thresholds}
             tensors |= table_tensors("scales", self.hyper.tables)
+            tensors |= self.hyper.context.tensors() if self.hyper.context else {}
         return tensors
 
     @cached_property
@@ -279,9 +299,26 @@ class FrozenModel:
                 Side(tensors["z.gain"], tensors["z.entry"]),
                 tensors["scales.thresholds"],
                 tables_of("scales", tensors),
+                _context_of(description.context, tensors),
             )
         side = Side(tensors["y.gain"], tensors["y.entry"])
         return cls(description, transforms["g_a"], transforms["g_s"], side, tables_of("tables", tensors), hyper)
+
+
+def _context_of(words: ContextWords | None, tensors: Mapping[str, Tensor]) -> ContextModel | None:
+    """Return the scale context that a file holds.
+
+    Raises:
+        KeyError: if a tensor is missing.
+        ValueError: if it is not sound.
+    """
+    if words is None:
+        return None
+    networks = tuple(
+        ExactTransform.of(f"context.{number}", [Shape(**layer.model_dump()) for layer in layers], tensors)
+        for number, layers in enumerate(words.networks)
+    )
+    return ContextModel(tensors["context.order"], words.groups, networks, tensors["context.inverse_scales"])
 
 
 def save_tensors(path: Path, text: str, tensors: Mapping[str, Tensor]) -> None:

@@ -3,7 +3,8 @@
 Encoding and decoding run exact networks only, so one image and one operating point give the same payload, and one
 payload the same image, on any machine and with any number of threads.
 
-A body is one entropy-coded stack: z, if there is one, then y. The container names the model's hash and the position
+A body is one entropy-coded stack: z, if there is one, then y, stage after stage where a context moves its scales. The
+container names the model's hash and the position
 among its rates.
 
 Not here: the networks (`cae`, `hyperprior`, `integer`), files of weights (`model_file`).
@@ -131,19 +132,40 @@ class NeuralStill:
     def _quantised(self, y: Tensor, position: int) -> list[tuple[SymbolTables, Symbols, NDArray[np.int64]]]:
         """Return what goes onto the stack, in order: each latent's tables, its symbols and the table of each."""
         side, hyper = self.model.side, self.model.hyper
-        scaled = y * _vector(side.gain[position])
         if hyper is None:
+            scaled = y * _vector(side.gain[position])
             return [(self.model.tables, symbols_of(scaled), factorised_rows(side, position, scaled.shape))]
+        z_symbols, symbols, which = self._coded(hyper, y, position)
+        z_rows = factorised_rows(hyper.side, position, z_symbols.shape)
+        return [
+            *((hyper.tables, *stage) for stage in reversed(_stages(hyper, symbols, which))),
+            (self.model.tables, z_symbols.reshape(-1).numpy(), z_rows),
+        ]
+
+    def _coded(self, hyper: Hyper, y: Tensor, position: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the symbols of z (1, N, h, w) and of y (1, M, h, w), int32, and the tables of the latter, int64."""
         magnitudes = y if self.model.description.means else y.abs()
         z = hyper.h_a(_steps(magnitudes, row_of(hyper.y_entry, position)), position) * _vector(
             hyper.side.gain[position]
         )
-        z_symbols = symbols_of(z)
-        which, means = self._gaussians(hyper, latents_of(z_symbols, z.shape), position)
-        return [
-            (hyper.tables, symbols_of(scaled - means), which),
-            (self.model.tables, z_symbols, factorised_rows(hyper.side, position, z.shape)),
-        ]
+        z_symbols = rounded(z)
+        which, means = self._gaussians(hyper, z_symbols.float(), position)
+        return z_symbols, rounded(y * _vector(self.model.side.gain[position]) - means), which
+
+    def coded(self, x: Tensor, position: int) -> tuple[Tensor, Tensor]:
+        """Return a hyperprior's symbols and what h_s expects of them: its tables, before any context moves them.
+
+        Args:
+            x: grey levels (1, 3, H, W), sides multiples of the stride.
+            position: among the rates.
+
+        Returns:
+            Symbols int32 (1, M, h, w), and the table of each, int64 (1, M, h, w).
+        """
+        assert self.model.hyper is not None
+        with torch.no_grad():
+            y = self.model.g_a(_channels_last(x), position)
+            return self._coded(self.model.hyper, y, position)[1:]
 
     def accepts(self, container: Container) -> bool:
         """Return whether a payload was made with this very model, and adapter."""
@@ -197,21 +219,29 @@ class NeuralStill:
         shape = (1, side.gain.shape[1], rows, columns)
         if hyper is None:
             with section("entropy"):
-                symbols = self.model.tables.pop(coder, factorised_rows(side, position, shape))
+                factorised = self.model.tables.pop(coder, factorised_rows(side, position, shape))
                 check_read(coder)
-            return latents_of(symbols, shape)
+            return latents_of(factorised, shape)
         z_shape = (1, hyper.side.gain.shape[1], rows * _Y_STRIDE // _Z_STRIDE, columns * _Y_STRIDE // _Z_STRIDE)
         with section("entropy"):
             z_symbols = self.model.tables.pop(coder, factorised_rows(hyper.side, position, z_shape))
         with section("transform"):
             which, means = self._gaussians(hyper, latents_of(z_symbols, z_shape), position)
-        with section("entropy"):
-            symbols = hyper.tables.pop(coder, which)
-            check_read(coder)
-        return latents_of(symbols, shape) + means
 
-    def _gaussians(self, hyper: Hyper, z_hat: Tensor, position: int) -> tuple[NDArray[np.int64], Tensor]:
-        """Return the table of each value of y (n,), and the means (1, M, h, w)."""
+            def read(tables: NDArray[np.int64], *_: object) -> Symbols:
+                with section("entropy"):
+                    return hyper.tables.pop(coder, tables)
+
+            if hyper.context:
+                symbols = hyper.context.run(which, read)
+            else:
+                symbols = torch.from_numpy(read(which.reshape(-1).numpy())).reshape(shape)
+        check_read(coder)
+        y_hat: Tensor = symbols.float() + means
+        return y_hat
+
+    def _gaussians(self, hyper: Hyper, z_hat: Tensor, position: int) -> tuple[Tensor, Tensor]:
+        """Return the table of each value of y, int64 (1, M, h, w), and the means, likewise."""
         predicted = hyper.h_s(_steps(z_hat, hyper.side.entry[position]), position)
         gain = _vector(self.model.side.gain[position])
         if self.model.description.means:
@@ -219,8 +249,7 @@ class NeuralStill:
             means = means * gain
         else:
             scales, means = predicted, predicted.new_zeros(1)
-        tables = torch.bucketize((scales * gain).contiguous(), hyper.thresholds)
-        return tables.reshape(-1).numpy(), means
+        return torch.bucketize((scales * gain).contiguous(), hyper.thresholds), means
 
     def complexity(self, point: OperatingPoint, height: int, width: int) -> Complexity:
         """Return the cost of one image; see `Codec.complexity`."""
@@ -234,6 +263,9 @@ class NeuralStill:
             encode += hyper.h_a.macs(*latent) + hyper.h_s.macs(*hyper_latent)
             decode += hyper.h_s.macs(*hyper_latent)
             parameters += hyper.h_a.num_parameters() + hyper.h_s.num_parameters()
+            if context := hyper.context:
+                encode, decode = encode + context.macs(*latent), decode + context.macs(*latent)
+                parameters += context.num_parameters()
         # g_a's first layers work at many times the places of all that follows: the peak of an encode is theirs.
         peak = self.model.g_a.peak_bytes(rows, columns)
         return Complexity(encode, decode, parameters, self.model.num_bytes, peak)
@@ -256,6 +288,22 @@ def factorised_rows(side: Side, position: int, shape: tuple[int, ...] | torch.Si
     """Return the factorised table of each value (n,) of a latent of that shape (1, C, h, w)."""
     channels = shape[1]
     return np.repeat(np.arange(channels) + position * channels, math.prod(shape[2:]))
+
+
+def _stages(hyper: Hyper, symbols: Tensor, which: Tensor) -> list[tuple[Symbols, NDArray[np.int64]]]:
+    """Return the symbols (n,) of y that are coded at once, and the table of each, in the order of decoding."""
+    context = hyper.context
+    if context is None:
+        return [(symbols.reshape(-1).numpy(), which.reshape(-1).numpy())]
+    stages: list[tuple[Symbols, NDArray[np.int64]]] = []
+    ordered = symbols[0, context.order]
+
+    def hand_out(tables: NDArray[np.int64], own: slice, places: Tensor) -> Symbols:
+        stages.append((ordered[own][:, places].reshape(-1).numpy(), tables))
+        return stages[-1][0]
+
+    context.run(which, hand_out)
+    return stages
 
 
 def _adapter(digest: bytes) -> str:
@@ -281,9 +329,14 @@ def _steps(values: Tensor, entry: Tensor) -> Tensor:
     return _channels_last(steps.add_(0.5).floor_().clamp_(-LARGEST_ACTIVATION, LARGEST_ACTIVATION))
 
 
+def rounded(values: Tensor) -> Tensor:
+    """Return rounded values, int32; bounded, so that the escape's distance is."""
+    return values.round().clamp_(-_LARGEST_LATENT, _LARGEST_LATENT).to(torch.int32)
+
+
 def symbols_of(values: Tensor) -> Symbols:
-    """Return rounded values (n,); bounded, so that the escape's distance is."""
-    return values.round().clamp_(-_LARGEST_LATENT, _LARGEST_LATENT).to(torch.int32).reshape(-1).numpy()
+    """Return rounded values (n,)."""
+    return rounded(values).reshape(-1).numpy()
 
 
 def latents_of(symbols: Symbols, shape: tuple[int, ...]) -> Tensor:

@@ -1,6 +1,7 @@
 """Small exact models made of whole numbers alone, so that the payloads they write can be pinned."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Literal
 
 import numpy as np
@@ -20,10 +21,11 @@ from roadbits.codecs.integer import (
     Output,
     Shape,
 )
+from roadbits.codecs.neural.context_model import ContextModel, stages_of
 from roadbits.codecs.neural.model_file import Description, FrozenModel, Hyper, Side
 from roadbits.codecs.symbol_tables import TOTAL, Symbols, SymbolTables
 
-Design = Literal["cae", "mean-scale", "scale-only"]
+Design = Literal["cae", "mean-scale", "scale-only", "scale-context"]
 Tiny = Callable[..., FrozenModel]
 
 POSITIONS = 5
@@ -155,11 +157,32 @@ def hyper(numbers: Numbers, channels: int, means: bool) -> Hyper:
     )
 
 
+def context(numbers: Numbers, channels: int, second: Hyper) -> ContextModel:
+    """Return a scale context of three and five eighths of the channels, which moves scales by some ten tables."""
+    groups = (3 * channels // 8, channels - 3 * channels // 8)
+    networks = []
+    for stage in stages_of(groups):
+        layers = (
+            convolution(numbers, "down", (stage.num_inputs, 6, 1), 1, "relu", 512),
+            convolution(numbers, "down", (6, 6, 3 if stage.known else 1), 1, "relu", 512),
+            convolution(numbers, "down", (6, stage.end - stage.begin, 1), 1, "values", 1),
+        )
+        networks.append(ExactTransform(layers))
+    inverse_scales = 64 / torch.arange(16, 16 + len(second.tables))
+    order = torch.arange(channels) * 3 % channels
+    return ContextModel(order, groups, tuple(networks), inverse_scales)
+
+
 def tiny_model(design: Design = "cae", channels: int = 8, seed: int = 0) -> FrozenModel:
     """Return a model of random whole numbers: its pictures are noise, its arithmetic is a trained model's."""
     numbers = Numbers(seed)
     g_a, g_s = transforms(numbers, channels, latent_gdn=design == "cae")
-    second = None if design == "cae" else hyper(numbers, channels, design == "mean-scale")
+    second = None if design == "cae" else hyper(numbers, channels, design != "scale-only")
+    words = None
+    if second and design == "scale-context":
+        second = replace(second, context=(moving := context(numbers, channels, second)))
+        layers = [[vars(layer.shape) for layer in network.layers] for network in moving.networks]
+        words = {"groups": moving.groups, "networks": layers}
     networks = {"g_a": g_a, "g_s": g_s, **({"h_a": second.h_a, "h_s": second.h_s} if second else {})}
     description = Description.model_validate(
         {
@@ -168,6 +191,7 @@ def tiny_model(design: Design = "cae", channels: int = 8, seed: int = 0) -> Froz
             "trained": [0, 2, 4],
             "transforms": {name: [vars(layer.shape) for layer in net.layers] for name, net in networks.items()},
             "means": design != "scale-only",
+            "context": words,
         }
     )
     tables = [peaked(4 + 3 * position + channel % 3) for position in range(POSITIONS) for channel in range(channels)]
@@ -180,7 +204,7 @@ def tiny() -> Tiny:
     return tiny_model
 
 
-@pytest.fixture(scope="session", params=["cae", "mean-scale", "scale-only"])
+@pytest.fixture(scope="session", params=["cae", "mean-scale", "scale-only", "scale-context"])
 def model(request: pytest.FixtureRequest) -> FrozenModel:
     """Return a small model of every design in turn."""
     return tiny_model(request.param)

@@ -44,11 +44,16 @@ GOLDEN_BODY = {
         "7be04c5788ac8881f258a9591c108d905fb08fe78ddc8a98e374c23f41a4ccdc6b3f77fd746b9589eb84b5986fc2071f0045"
         "dcfa03b3ce8604993e25b7188e21e066664527eab4df6ffeff5c4dc0b52b2e439d24bf3d5500"
     ),
+    "scale-context": (
+        "7949821cdf0c0ca44ed3cceec4305a2fe63c278a3d734b1b0a9c2aef920aa9f444454d85139be8896ebef9d07452164918a3"
+        "bba72eab068daaa5d316f97b81a0c0f86915e9172a3ad8addc54dbd0feed7d3c7fb93df29e00"
+    ),
 }
 GOLDEN_IMAGE = {
     "cae": "f77ef51a21da68eacbeca03adcaf134ac05447cc482817fe9c2c699f988ea314",
     "mean-scale": "4062bf2db7ce9260d13b8a72527d589762adcc32511a25d8524109fdf67ee2d9",
     "scale-only": "a75b1994f2d6b774e120c7e0129fd78bcd6e5516fce289d368c04098fb09592c",
+    "scale-context": "4062bf2db7ce9260d13b8a72527d589762adcc32511a25d8524109fdf67ee2d9",
 }
 
 
@@ -148,7 +153,9 @@ def test_every_latent_value_survives(codec: NeuralStill, textured: Maker, monkey
             pushed.clear()
             popped.clear()
             codec.decode(codec.encode(image, point))
-            assert len(pushed) == len(popped) == (2 if codec.model.hyper else 1)
+            hyper = codec.model.hyper
+            stages = 0 if hyper is None else len(hyper.context.stages) if hyper.context else 1
+            assert len(pushed) == len(popped) == 1 + stages
             for (_, values, _), theirs in zip(pushed, reversed(popped), strict=True):
                 assert np.array_equal(values, theirs)
 
@@ -187,7 +194,7 @@ def test_what_lies_beyond_the_edge_is_the_edge_repeated(codec: NeuralStill, text
     assert np.array_equal(codec.decode(codec.encode(image, codec.points[0])), whole[:40, :50])
 
 
-@pytest.mark.parametrize("design", ["cae", "mean-scale", "scale-only"])
+@pytest.mark.parametrize("design", ["cae", "mean-scale", "scale-only", "scale-context"])
 def test_the_payload_and_the_decoded_image_of_this_image_are_these(design: str, tiny: Tiny) -> None:
     codec = NeuralStill(design, tiny(design))
     payload = codec.encode(chequered(35, 51), codec.fine_points[3])

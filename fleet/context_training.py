@@ -1,0 +1,88 @@
+"""A scale context's training from its words: the loop over crops, and what it is validated on.
+
+Not here: the folder it works in (`training_run`), codecs whose transforms are trained (`still_training`).
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from roadbits.codecs.codec import Image
+from roadbits.codecs.neural.model_file import FrozenModel, ModelFileError
+from roadbits.codecs.neural.scale_context import ScaleContext
+from roadbits.codecs.neural.still import NeuralStill
+from roadbits.codecs.rate_distortion import RdPoint
+from roadbits.codecs.training.context_freezing import freeze_context, loudest_first, scales_of, without_context
+from roadbits.codecs.training.crops import CropSampler, ImageCache
+from roadbits.codecs.training.rate_distortion import RateDistortionTraining
+from roadbits.fleet.context_config import ScaleContextTraining
+from roadbits.fleet.training_validation import Validation, measure_still, middles
+
+_NUM_CALIBRATION_IMAGES = 48
+
+
+@dataclass(frozen=True)
+class ContextValidation(Validation):
+    """What a scale context is validated on.
+
+    Attributes:
+        network: in training; it moves on between validations.
+        calibration: images to measure ranges on, from the training data.
+        held_out: images to measure rate and quality on.
+    """
+
+    noun = "images"
+
+    network: ScaleContext
+    calibration: Sequence[Image]
+    held_out: Sequence[Image]
+
+    def frozen(self, step: int) -> FrozenModel:
+        """Return the codec with the context as it stands after a step."""
+        return freeze_context(self.network, self.calibration, step)
+
+    def steps_of(self, path: Path) -> int:
+        """Return the step at which a file's context was frozen; see `Validation`."""
+        context = FrozenModel.load(path).description.context
+        if context is None:
+            raise ModelFileError(f"{path} holds no scale context")
+        return context.steps
+
+    def measure(self, model: FrozenModel, pause: Callable[[], None]) -> list[RdPoint]:
+        """Return rate and quality at every point, from the lowest; `pause` is called before each image."""
+        return measure_still(NeuralStill("still", model), self.held_out, pause)
+
+    def cost_of_exactness(self, path: Path) -> float | None:
+        """Return None: the transforms were exact before, and a context has no quality of its own."""
+        return None
+
+
+def context_training(
+    words: ScaleContextTraining, opened: Sequence[ImageCache], held_out: Sequence[ImageCache]
+) -> tuple[RateDistortionTraining, Validation]:
+    """Return a scale context's training and validation, given the caches of what is trained on and held out.
+
+    Raises:
+        TrainingDataError: if a cache has no image that is large enough.
+    """
+    torch.manual_seed(words.seed)
+    weights, decimated = [source.weight for source in words.data], [source.decimated for source in words.data]
+    crops = CropSampler(opened, weights, words.crop, words.seed, words.busiest_of, decimated)
+    calibration = crops.calibration_images(_NUM_CALIBRATION_IMAGES)
+    codec = words.codec.still_codec()
+    codec = replace(codec, model=without_context(codec.model))
+    order = loudest_first(codec, calibration)
+    network = ScaleContext(codec, order, scales_of(codec.model), words.codec.groups, words.codec.channels)
+    identity: dict[str, object] = {
+        "codec.groups": words.codec.groups,
+        "codec.channels": words.codec.channels,
+        "codec.still": codec.model.hash.hex(),
+        "busiest_of": words.busiest_of,
+    }
+    for number, (source, cache) in enumerate(zip(words.data, opened, strict=True)):
+        told = {"weight": source.weight, "decimated": source.decimated, "digest": cache.digest()}
+        identity |= {f"data[{number}].{name}": value for name, value in told.items()}
+    training = RateDistortionTraining(network, words.schedule, crops, identity)
+    return training, ContextValidation(network, calibration, middles(held_out, words.validation.side))

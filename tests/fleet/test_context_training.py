@@ -1,0 +1,140 @@
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import PIL.Image
+import pytest
+import torch
+from click.testing import CliRunner, Result
+from safetensors.torch import load_file
+
+from roadbits.codecs.catalogue import codec_named
+from roadbits.codecs.image import read_image
+from roadbits.codecs.neural.hyperprior import Hyperprior
+from roadbits.codecs.neural.still import NeuralStill
+from roadbits.codecs.training.freezing import freeze
+from roadbits.fleet import context_training
+from roadbits.fleet.cli import cli
+from roadbits.fleet.training_file import load_training
+
+STILL = "hyperprior:still.safetensors"
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Work in an empty folder with a few pictures and a small hyperprior."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(context_training, "_NUM_CALIBRATION_IMAGES", 3)
+    rng = np.random.default_rng(0)
+    pictures = [np.kron(rng.integers(0, 256, (12, 16, 3)), np.ones((8, 8, 1))).astype(np.uint8) for _ in range(3)]
+    for number, picture in enumerate(pictures):
+        folder = Path("held-out" if number == 2 else "pictures")
+        folder.mkdir(exist_ok=True)
+        PIL.Image.fromarray(picture).save(folder / f"{number}.png")
+    torch.manual_seed(3)
+    freeze(Hyperprior(8, 12, (0.002, 0.02)), pictures, 1).save(Path("still.safetensors"))
+    yield tmp_path
+    torch.set_num_threads(threads)
+
+
+def config(name: str = "tiny", **changes: str) -> str:
+    lines = {
+        "name": name,
+        "kind": "scale-context",
+        "codec": f"{{still: '{STILL}', groups: [4, 8], channels: 6}}",
+        "steps": "8",
+        "batch_size": "2",
+        "crop": "64",
+        "checkpoint_every": "3",
+        "data": "[{weight: 1, images: {kind: folder, path: pictures, min_side: 64}}]",
+        "validation": "{every: 100, side: 64, images: [{kind: folder, path: held-out, min_side: 64}]}",
+    }
+    path = Path(f"{name}.yaml")
+    path.write_text("".join(f"{key}: {value}\n" for key, value in (lines | changes).items()))
+    return str(path)
+
+
+def run(*arguments: object) -> Result:
+    return CliRunner().invoke(cli, list(map(str, arguments)), prog_name="roadbits")
+
+
+def done(*arguments: object) -> str:
+    result = run(*arguments)
+    assert result.exit_code == 0, result.output
+    return result.stdout.strip()
+
+
+def failed(*arguments: object) -> str:
+    result = run(*arguments)
+    assert result.exit_code == 2, result.output
+    assert "Traceback" not in result.stderr
+    return " ".join(result.stderr.split())
+
+
+def test_a_training_ends_with_the_codec_and_its_context() -> None:
+    file = done("train", "--quiet", config())
+    codec, before = codec_named(f"hyperprior:{file}"), codec_named(STILL)
+    assert isinstance(codec, NeuralStill)
+    assert codec.model.description.context is not None
+    assert codec.model.description.context.steps == 8
+    assert codec.model.description.steps == 1
+    rows = [json.loads(line) for line in Path("trainings/tiny/log.jsonl").read_text().splitlines()]
+    (measured,) = (row for row in rows if row["event"] == "validation")
+    assert [point["point"] for point in measured["points"]] == [str(point) for point in codec.points]
+    assert measured["psnr_db"] is None  # nothing is lost by a context
+    image = read_image(Path("held-out/2.png"))
+    done("encode", "held-out/2.png", "p.rb", "--codec", f"hyperprior:{file}", "--point", str(codec.points[0]))
+    done("decode", "p.rb", "decoded.png", "--codec", f"hyperprior:{file}")
+    expected = before.decode(before.encode(image, before.points[0]))
+    assert np.array_equal(read_image(Path("decoded.png")), expected)
+    assert "payload needs" in run("decode", "p.rb", "again.png", "--codec", STILL).stderr
+
+
+def test_a_resumed_training_ends_with_the_same_bits() -> None:
+    done("train", "--quiet", config("short", steps="3", cooldown="0"), "--out", "stopped")
+    done("train", "--quiet", config("long", cooldown="0"), "--out", "straight")
+    done("train", "--quiet", config("long", cooldown="0"), "--out", "stopped", "--resume")
+    straight, resumed = (load_file(f"{folder}/checkpoint.safetensors") for folder in ("straight", "stopped"))
+    assert straight.keys() == resumed.keys()
+    assert all(torch.equal(straight[name], resumed[name]) for name in straight)
+
+
+def test_a_context_may_be_trained_anew_and_only_the_codec_stays() -> None:
+    first = done("train", "--quiet", config())
+    again = config("again", codec=f"{{still: 'hyperprior:{first}', groups: [12], channels: 6}}")
+    model = codec_named(f"hyperprior:{done('train', '--quiet', again)}")
+    assert isinstance(model, NeuralStill)
+    assert model.model.description.context is not None
+    assert model.model.description.context.groups == (12,)
+
+
+def test_a_checkpoint_of_other_groups_is_refused() -> None:
+    done("train", "--quiet", config())
+    other = config(codec=f"{{still: '{STILL}', groups: [6, 6], channels: 6}}")
+    assert "codec.groups: [4, 8] there, [6, 6] here" in failed("train", "--quiet", other, "--resume")
+
+
+@pytest.mark.parametrize(
+    ("codec", "expected"),
+    [
+        (f"{{still: '{STILL}', groups: [4, 9], channels: 6}}", "codec.groups must hold the 12 channels of"),
+        ("{still: cae, groups: [4, 8], channels: 6}", "cae is no hyperprior"),
+        ("{still: jpeg, groups: [4, 8], channels: 6}", "jpeg is no hyperprior"),
+        (f"{{still: '{STILL}', groups: [], channels: 6}}", "codec.groups"),
+        ("{still: 'hyperprior:none.safetensors', groups: [12]}", "No such file"),
+    ],
+)
+def test_a_codec_that_cannot_have_such_a_context_is_refused(codec: str, expected: str) -> None:
+    assert expected in failed("train", "--quiet", config(codec=codec))
+    assert not Path("trainings").exists()
+
+
+def test_the_file_of_the_codec_is_taken_from_the_folder_of_the_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    path = Path(config()).absolute()
+    Path("elsewhere").mkdir()
+    monkeypatch.chdir("elsewhere")
+    words = load_training(path)
+    assert words.model_dump()["codec"]["still"] == f"hyperprior:{path.parent / 'still.safetensors'}"
