@@ -21,7 +21,8 @@ from roadbits.codecs.symbol_tables import Symbols
 
 STEPS_OF_A_SCALE = 64
 """Steps in which a magnitude of one scale enters a network."""
-_STEPS_OF_A_RUNG = 8
+_STEPS_OF_A_RUNG, _MIDDLE = 8, 252
+"""A table's number enters as so many steps, around that of the middle of 64."""
 RUNGS_OF_A_MOVE = 8
 """By how many tables a network's output of 1 moves."""
 
@@ -50,11 +51,29 @@ class Stage:
         """How many channels its network looks at: magnitudes of those known, rungs of those and of its own."""
         return self.known + self.end
 
+    @property
+    def own(self) -> slice:
+        """Its channels."""
+        return slice(self.begin, self.end)
+
     def places(self, height: int, width: int) -> Tensor:
         """Return which places are its own, bool (height, width)."""
         if self.half is None:
             return torch.ones(height, width, dtype=torch.bool)
         return (torch.arange(height)[:, None] + torch.arange(width)) % 2 == self.half
+
+    def picked(self, values: Tensor) -> Tensor:
+        """Return what is at its channels and places (n,) of values (1, M, h, w)."""
+        own = values[0, self.own]
+        return own.reshape(-1) if self.half is None else own[:, self.places(*own.shape[1:])].reshape(-1)
+
+    def put(self, values: Tensor, picked: Tensor) -> None:
+        """Write what `picked` gives into values (1, M, h, w)."""
+        own = values[0, self.own]
+        if self.half is None:
+            own.copy_(picked.reshape(own.shape))
+        else:
+            own[:, self.places(*own.shape[1:])] = picked.reshape(len(own), -1)
 
 
 def stages_of(groups: Sequence[int]) -> tuple[Stage, ...]:
@@ -65,6 +84,11 @@ def stages_of(groups: Sequence[int]) -> tuple[Stage, ...]:
     return tuple(stages)
 
 
+def centred_rungs(rungs: Tensor) -> Tensor:
+    """Return numbers of tables, int64 (B, M, h, w), as networks look at them, in steps."""
+    return (_STEPS_OF_A_RUNG * rungs - _MIDDLE).float().contiguous(memory_format=torch.channels_last)
+
+
 def looked_at(stage: Stage, magnitudes: Tensor, rungs: Tensor) -> Tensor:
     """Return what a stage's network takes, in steps (B, C, h, w).
 
@@ -72,13 +96,12 @@ def looked_at(stage: Stage, magnitudes: Tensor, rungs: Tensor) -> Tensor:
         stage: whose.
         magnitudes: of all symbols in scales, in steps (B, M, h, w); of the own channels of a second half the first
             half's alone are looked at.
-        rungs: int64 (B, M, h, w): the number of each symbol's table.
+        rungs: as `centred_rungs` gives them.
     """
     known = magnitudes[:, : stage.known]
     if stage.half == 1:
         known = known * ~stage.places(*known.shape[2:])
-    centred = (_STEPS_OF_A_RUNG * rungs[:, : stage.end] - _STEPS_OF_A_RUNG * 63 // 2).float()
-    return torch.cat((known, centred), 1).contiguous(memory_format=torch.channels_last)
+    return torch.cat((known, rungs[:, : stage.end]), 1).contiguous(memory_format=torch.channels_last)
 
 
 def magnitudes_of(symbols: Tensor, rungs: Tensor, inverse_scales: Tensor) -> Tensor:
@@ -87,8 +110,8 @@ def magnitudes_of(symbols: Tensor, rungs: Tensor, inverse_scales: Tensor) -> Ten
     return steps.add_(0.5).floor_().clamp_(max=LARGEST_ACTIVATION)
 
 
-Exchange = Callable[[NDArray[np.int64], slice, Tensor], Symbols]
-"""Gives the symbols of a stage (n,), given their tables (n,), their channels and their places."""
+Exchange = Callable[[Stage, NDArray[np.int64]], Symbols]
+"""Gives the symbols of a stage (n,), given their tables (n,)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -141,18 +164,19 @@ class ContextModel:
         Returns:
             The symbols, int32 (1, M, h, w).
         """
-        rungs = rungs[:, self.order]
-        last = len(self.inverse_scales) - 1
-        symbols = torch.zeros(rungs.shape, dtype=torch.int32)
-        magnitudes = torch.zeros(rungs.shape, dtype=torch.float32)
+        rungs = rungs[:, self.order].contiguous(memory_format=torch.channels_last)
+        centred, last = centred_rungs(rungs), len(self.inverse_scales) - 1
+        symbols, magnitudes = torch.zeros_like(rungs, dtype=torch.int32), torch.zeros_like(centred)
         for stage, network in zip(self.stages, self.networks, strict=True):
-            own, places = slice(stage.begin, stage.end), stage.places(*rungs.shape[2:])
-            moved = network(looked_at(stage, magnitudes, rungs)) * RUNGS_OF_A_MOVE + rungs[:, own] + 0.5
-            tables = torch.floor(moved).clamp_(0, last).long()[0][:, places]
-            given = exchange(tables.reshape(-1).numpy(), own, places)
-            symbols[0, own, places] = torch.from_numpy(given).reshape(tables.shape)
-            magnitudes[:, own] = magnitudes_of(symbols[:, own], rungs[:, own], self.inverse_scales)
-        restored = torch.empty_like(symbols)
+            moves = network(looked_at(stage, magnitudes, centred))
+            moved = moves.mul_(RUNGS_OF_A_MOVE).add_(rungs[:, stage.own]).add_(0.5).floor_().clamp_(0, last)
+            tables = Stage(0, moved.shape[1], stage.half).picked(moved).long()
+            stage.put(symbols, torch.from_numpy(exchange(stage, tables.numpy())))
+            if stage.end < len(self.order) or stage.half == 0:
+                magnitudes[:, stage.own] = magnitudes_of(
+                    symbols[:, stage.own], rungs[:, stage.own], self.inverse_scales
+                )
+        restored = torch.empty(symbols.shape, dtype=torch.int32)
         restored[:, self.order] = symbols
         return restored
 

@@ -32,6 +32,7 @@ from roadbits.codecs.neural.context_model import (
     RUNGS_OF_A_MOVE,
     STEPS_OF_A_SCALE,
     Stage,
+    centred_rungs,
     looked_at,
     magnitudes_of,
     stages_of,
@@ -103,12 +104,12 @@ class ScaleContext(nn.Module):
     def bits(self, symbols: Tensor, rungs: Tensor) -> Tensor:
         """Return the bits (B,) of symbols whose tables have these numbers, both (B, M, h, w), channels as coded."""
         total = torch.zeros(len(symbols))
-        magnitudes = magnitudes_of(symbols, rungs, 1 / self.scales)
+        magnitudes, centred = magnitudes_of(symbols, rungs, 1 / self.scales), centred_rungs(rungs)
         log_scales = self.scales.log()
         per_rung = float(log_scales[1] - log_scales[0])
         for stage, network in zip(self.stages, self.networks, strict=True):
-            own = slice(stage.begin, stage.end)
-            moves = network(looked_at(stage, magnitudes, rungs) / STEPS_OF_A_SCALE).float()
+            own = stage.own
+            moves = network(looked_at(stage, magnitudes, centred) / STEPS_OF_A_SCALE).float()
             scales = torch.exp(log_scales[rungs[:, own]] + per_rung * RUNGS_OF_A_MOVE * moves)
             scales = scales.clamp(max=float(self.scales[-1]))
             places = stage.places(*symbols.shape[2:])

@@ -22,6 +22,7 @@ from torch import Tensor
 from roadbits.codecs.bitstream import BitstreamError, CodecId, Container, expect, pack
 from roadbits.codecs.codec import Complexity, Image, OperatingPoint, check_image
 from roadbits.codecs.integer import LARGEST_ACTIVATION, row_of
+from roadbits.codecs.neural.context_model import Stage
 from roadbits.codecs.neural.model_file import FrozenModel, Hyper, Side
 from roadbits.codecs.symbol_tables import Coder, Symbols, SymbolTables, check_read, coder_bytes, coder_of
 from roadbits.codecs.timing import section
@@ -228,12 +229,12 @@ class NeuralStill:
         with section("transform"):
             which, means = self._gaussians(hyper, latents_of(z_symbols, z_shape), position)
 
-            def read(tables: NDArray[np.int64], *_: object) -> Symbols:
+            def read(tables: NDArray[np.int64]) -> Symbols:
                 with section("entropy"):
                     return hyper.tables.pop(coder, tables)
 
             if hyper.context:
-                symbols = hyper.context.run(which, read)
+                symbols = hyper.context.run(which, lambda _, tables: read(tables))
             else:
                 symbols = torch.from_numpy(read(which.reshape(-1).numpy())).reshape(shape)
         check_read(coder)
@@ -296,10 +297,10 @@ def _stages(hyper: Hyper, symbols: Tensor, which: Tensor) -> list[tuple[Symbols,
     if context is None:
         return [(symbols.reshape(-1).numpy(), which.reshape(-1).numpy())]
     stages: list[tuple[Symbols, NDArray[np.int64]]] = []
-    ordered = symbols[0, context.order]
+    ordered = symbols[:, context.order]
 
-    def hand_out(tables: NDArray[np.int64], own: slice, places: Tensor) -> Symbols:
-        stages.append((ordered[own][:, places].reshape(-1).numpy(), tables))
+    def hand_out(stage: Stage, tables: NDArray[np.int64]) -> Symbols:
+        stages.append((stage.picked(ordered).numpy(), tables))
         return stages[-1][0]
 
     context.run(which, hand_out)

@@ -11,7 +11,13 @@ from torch import Tensor
 
 from roadbits.codecs.codec import Image
 from roadbits.codecs.integer import LARGEST_ACTIVATION
-from roadbits.codecs.neural.context_model import STEPS_OF_A_SCALE, ContextModel, looked_at, magnitudes_of
+from roadbits.codecs.neural.context_model import (
+    STEPS_OF_A_SCALE,
+    ContextModel,
+    centred_rungs,
+    looked_at,
+    magnitudes_of,
+)
 from roadbits.codecs.neural.hyperprior import STRIDE
 from roadbits.codecs.neural.model_file import ContextWords, FrozenModel, LayerWords
 from roadbits.codecs.neural.modulation import Transform
@@ -67,7 +73,7 @@ def freeze_context(network: ScaleContext, images: Sequence[Image], steps: int) -
     for symbols, rungs in (
         (symbols[:, network.order], rungs[:, network.order]) for symbols, rungs in _coded(network.codec, images)
     ):
-        samples.append((magnitudes_of(symbols, rungs, inverse_scales), rungs))
+        samples.append((magnitudes_of(symbols, rungs, inverse_scales), centred_rungs(rungs)))
     exact = []
     for stage, own in zip(network.stages, network.networks, strict=True):
         assert isinstance(own, Transform)

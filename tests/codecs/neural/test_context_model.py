@@ -10,7 +10,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from roadbits.codecs.codec import Image
-from roadbits.codecs.neural.context_model import ContextModel, looked_at, magnitudes_of, stages_of
+from roadbits.codecs.neural.context_model import (
+    ContextModel,
+    Stage,
+    centred_rungs,
+    looked_at,
+    magnitudes_of,
+    stages_of,
+)
 from roadbits.codecs.neural.model_file import FrozenModel
 from roadbits.codecs.neural.still import NeuralStill
 from roadbits.codecs.symbol_tables import Symbols
@@ -42,7 +49,7 @@ def test_stages_hold_every_channel_and_place_once() -> None:
 
 
 def test_a_stage_looks_at_nothing_that_is_coded_with_it_or_after_it() -> None:
-    rungs = random(0, 64, *SIZE)
+    rungs = centred_rungs(random(0, 64, *SIZE))
     magnitudes = random(0, 512, *SIZE).float()
     for stage in stages_of(GROUPS):
         unknown = magnitudes.clone()
@@ -68,8 +75,8 @@ def test_both_ends_meet_the_same_tables_and_symbols(context: ContextModel) -> No
     symbols = random(-20, 21, 1, 8, 5, 6).to(torch.int32)
     sent: list[tuple[list[int], Symbols]] = []
 
-    def hand_out(tables: NDArray[np.int64], own: slice, places: Tensor) -> Symbols:
-        values = symbols[0, context.order][own][:, places].reshape(-1).numpy()
+    def hand_out(stage: Stage, tables: NDArray[np.int64]) -> Symbols:
+        values = symbols[0, context.order][stage.own][:, stage.places(5, 6)].reshape(-1).numpy()
         sent.append((tables.tolist(), values))
         return values
 
@@ -77,7 +84,7 @@ def test_both_ends_meet_the_same_tables_and_symbols(context: ContextModel) -> No
     assert [len(values) for _, values in sent] == [45, 45, 150]
     stages = iter(sent)
 
-    def read(tables: NDArray[np.int64], *_: object) -> Symbols:
+    def read(_: Stage, tables: NDArray[np.int64]) -> Symbols:
         expected, values = next(stages)
         assert tables.tolist() == expected
         return values
@@ -91,7 +98,7 @@ def test_what_is_known_moves_what_follows(context: ContextModel) -> None:
     for value in (0, 40):
         met.append([])
 
-        def same(tables: NDArray[np.int64], *_: object, value: int = value) -> Symbols:
+        def same(_: Stage, tables: NDArray[np.int64], value: int = value) -> Symbols:
             met[-1].append(tables)
             return np.full(len(tables), value, np.int32)
 
