@@ -31,6 +31,7 @@ from roadbits.codecs.neural.model_file import (
     TransformName,
     open_tensors,
     save_tensors,
+    stored_bytes,
     table_tensors,
     tables_of,
 )
@@ -113,7 +114,7 @@ class Adapter:
     @property
     def num_bytes(self) -> int:
         """Bytes of all numbers as stored."""
-        return sum(tensor.numel() * tensor.element_size() for tensor in self.tensors().values())
+        return stored_bytes(self.tensors())
 
     def tensors(self) -> dict[str, Tensor]:
         """Return every number of the adapter by its name in the file."""

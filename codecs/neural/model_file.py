@@ -262,7 +262,7 @@ class FrozenModel:
     @cached_property
     def num_bytes(self) -> int:
         """Return the bytes of all numbers as stored."""
-        return sum(tensor.numel() * tensor.element_size() for tensor in self.tensors().values())
+        return stored_bytes(self.tensors())
 
     def save(self, path: Path) -> None:
         """Write the model to a file, complete or not at all."""
@@ -318,15 +318,28 @@ def _context_of(words: ContextWords | None, tensors: Mapping[str, Tensor]) -> Co
         ExactTransform.of(f"context.{number}", [Shape(**layer.model_dump()) for layer in layers], tensors)
         for number, layers in enumerate(words.networks)
     )
-    return ContextModel(tensors["context.order"], words.groups, networks, tensors["context.inverse_scales"])
+    return ContextModel(tensors["context.order"].long(), words.groups, networks, tensors["context.inverse_scales"])
 
 
 def save_tensors(path: Path, text: str, tensors: Mapping[str, Tensor]) -> None:
     """Write a file of weights with its description, complete or not at all."""
     unfinished = path.with_suffix(f".{os.getpid()}.tmp")
-    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, unfinished, {_METADATA_KEY: text})
+    stored = {name: _narrow(tensor).contiguous() for name, tensor in tensors.items()}
+    save_file(stored, unfinished, {_METADATA_KEY: text})
     unfinished.chmod(0o644)
     unfinished.replace(path)
+
+
+def stored_bytes(tensors: Mapping[str, Tensor]) -> int:
+    """Return the bytes that tensors take in a file."""
+    return sum(narrow.numel() * narrow.element_size() for narrow in map(_narrow, tensors.values()))
+
+
+def _narrow(tensor: Tensor) -> Tensor:
+    """Return whole numbers as int16 where that holds them all, the rest as it is; reading makes them wide again."""
+    if tensor.dtype not in (torch.int32, torch.int64) or not tensor.numel() or tensor.abs().max() >= 1 << 15:
+        return tensor
+    return tensor.to(torch.int16)
 
 
 @contextmanager

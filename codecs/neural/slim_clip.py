@@ -20,6 +20,7 @@ from torch import Tensor
 from roadbits.codecs.bitstream import HASH_BYTES, BitstreamError, CodecId, Container, clip_from, expect, pack
 from roadbits.codecs.codec import MAX_CLIP_PIXELS, Clip, Complexity, Image, OperatingPoint, check_clip
 from roadbits.codecs.neural.cae import STRIDE
+from roadbits.codecs.neural.model_file import stored_bytes
 from roadbits.codecs.neural.slim_still import SlimStill
 from roadbits.codecs.neural.still import (
     LARGEST_IMAGE_PIXELS,
@@ -252,7 +253,7 @@ class SlimClip:
         rows, columns = (-(-side // STRIDE) for side in (height, width))
         macs = network.macs(rows, columns)
         at = self.model.description.widths.index(int(point["width"]))
-        own_bytes = sum(tensor.numel() * tensor.element_size() for tensor in self.model.tensors_of(at).values())
+        own_bytes = stored_bytes(self.model.tensors_of(at))
         return Complexity(
             still.encode_macs + macs,
             still.decode_macs + macs,

@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from roadbits.codecs.bitstream import HASH_BYTES
-from roadbits.codecs.neural.model_file import Description, FrozenModel, open_tensors, save_tensors
+from roadbits.codecs.neural.model_file import Description, FrozenModel, open_tensors, save_tensors, stored_bytes
 
 FORMAT: Literal["roadbits-slim-1"] = "roadbits-slim-1"
 
@@ -86,7 +86,7 @@ class SlimModel:
     @cached_property
     def num_bytes(self) -> int:
         """Return the bytes of all numbers as stored."""
-        return sum(tensor.numel() * tensor.element_size() for tensor in self._stored()[0].values())
+        return stored_bytes(self._stored()[0])
 
     def _stored(self) -> tuple[dict[str, Tensor], dict[str, tuple[int, int]]]:
         """Return what a file must hold, and which tensors are slices of the widest's."""

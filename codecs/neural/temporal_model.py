@@ -22,7 +22,14 @@ from torch import Tensor
 
 from roadbits.codecs.bitstream import HASH_BYTES
 from roadbits.codecs.integer import ExactTransform, Shape
-from roadbits.codecs.neural.model_file import LayerWords, open_tensors, save_tensors, table_tensors, tables_of
+from roadbits.codecs.neural.model_file import (
+    LayerWords,
+    open_tensors,
+    save_tensors,
+    stored_bytes,
+    table_tensors,
+    tables_of,
+)
 from roadbits.codecs.neural.slim_model import of_each_width, shared_once
 from roadbits.codecs.neural.slimvc import apart, side_by_side
 from roadbits.codecs.symbol_tables import SymbolTables
@@ -170,7 +177,7 @@ class TemporalModel:
     @cached_property
     def num_bytes(self) -> int:
         """Return the bytes of all numbers as stored."""
-        return sum(tensor.numel() * tensor.element_size() for tensor in self._stored()[0].values())
+        return stored_bytes(self._stored()[0])
 
     def _stored(self) -> tuple[dict[str, Tensor], dict[str, tuple[int, int]]]:
         widths = self.description.widths

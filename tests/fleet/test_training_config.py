@@ -2,16 +2,14 @@ from pathlib import Path
 
 import pytest
 
-from roadbits.codecs.catalogue import clip_codecs, still_or_clip_codec_named
+from roadbits.codecs.catalogue import clip_codecs, codec_named, still_or_clip_codec_named
 from roadbits.codecs.neural.slim_clip import SlimClip
 from roadbits.codecs.neural.slim_model import SlimModel, load_model
+from roadbits.codecs.neural.still import NeuralStill
 from roadbits.codecs.training.rate_distortion import Schedule
 from roadbits.fleet.clip_training_config import ClipCodecTraining, MovingPhotographs, StreetClips
-from roadbits.fleet.training_config import (
-    FolderImages,
-    StillCodecTraining,
-    StreetImages,
-)
+from roadbits.fleet.context_config import ScaleContextTraining
+from roadbits.fleet.training_config import FolderImages, StillCodecTraining, StreetImages
 from roadbits.fleet.training_file import dump_training, load_training
 from roadbits.fleet.yaml_file import YamlFileError
 
@@ -75,6 +73,20 @@ def test_the_shipped_weights_are_what_their_recipe_trains(path: Path) -> None:
         assert [description.lambdas[position] for position in description.trained] == pytest.approx(words.lambdas)
         assert model.g_a.layers[0].num_outputs == width
         assert model.g_a.num_outputs == latent
+
+
+def test_the_shipped_scale_context_is_what_its_recipe_trains() -> None:
+    (path,) = (path for path in SHIPPED if path.stem == "hyperprior-context")
+    words, codec = load_training(path), codec_named("hyperprior")
+    assert isinstance(words, ScaleContextTraining)
+    assert isinstance(codec, NeuralStill)
+    context = codec.model.description.context
+    assert words.codec.still == "hyperprior"
+    assert context is not None
+    assert (context.groups, context.steps) == (words.codec.groups, words.steps)
+    assert codec.model.hyper is not None
+    assert codec.model.hyper.context is not None
+    assert {network.layers[0].num_outputs for network in codec.model.hyper.context.networks} == {words.codec.channels}
 
 
 def test_the_shipped_temporal_model_is_what_its_recipe_trains() -> None:
