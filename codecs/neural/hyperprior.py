@@ -9,6 +9,8 @@ Sources: Balle, Minnen, Singh, Hwang, Johnston, "Variational image compression w
 Minnen, Balle, Toderici, "Joint autoregressive and hierarchical priors for learned image compression", NeurIPS 2018,
 without the autoregressive part, which decodes pixel by pixel. Differing from the papers: h_s has plain ReLUs, fewer
 channels and a last layer of 1x1, since both ends run it.
+
+Not here: the frozen codec (`still`), a context that sharpens its scales (`scale_context`).
 """
 
 from collections.abc import Sequence
