@@ -117,7 +117,8 @@ def _cached_slimvc(name: str, path: Path, width: int | None, modified_ns: int, s
     still = codec_named(f"{kind}:{beside}" if colon and not Path(file).is_file() else kind + colon + file)
     if not isinstance(still, SlimStill):
         raise ModelFileError(f"{path} says that it belongs to {kind}, which has one width only")
-    return SlimClip(name, still, model, width)
+    # Frames of a clip are told by those before: contexts, which tell a still from itself, stay out.
+    return SlimClip(name, SlimStill(still.name, still.model.without_contexts()), model, width)
 
 
 def still_or_clip_codec_named(name: str) -> Codec | ClipCodec:

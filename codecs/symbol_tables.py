@@ -115,6 +115,29 @@ class SymbolTables:
         mean = np.average(values, weights=weights)
         return float(np.sqrt(np.average((values - mean) ** 2, weights=weights)))
 
+    def moments(self, steps: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+        """Return each table's mean, in whole steps of which a value has so many, and variance; its escape aside.
+
+        In whole numbers up to one division each, so that any machine gets the same.
+        """
+        values = np.arange(len(self.frequencies)) - np.repeat(self._starts, self.lengths)
+        weights = self.frequencies.astype(np.int64)
+        weights[self._starts + self.lengths - 1] = 0
+        total, first, second = (
+            np.add.reduceat(part, self._starts) for part in (weights, weights * values, weights * values**2)
+        )
+        means = steps * self.lowest.astype(np.int64) + (2 * steps * first + total) // (2 * total)
+        return means, (second * total - first**2) / total**2
+
+    def bits(self, values: Symbols, tables: NDArray[np.integer]) -> NDArray[np.float64]:
+        """Return what values (n,) cost under these tables (n,); what lies outside one is taken for its escape alone."""
+        offsets, escapes = values.astype(np.int64) - self.lowest[tables], self.lengths[tables] - 1
+        inside = (offsets >= 0) & (offsets < escapes)
+        bits: NDArray[np.float64] = -np.log2(
+            self.frequencies[self._starts[tables] + np.where(inside, offsets, escapes)] / TOTAL
+        )
+        return bits
+
     def __reduce__(self) -> tuple[type["SymbolTables"], tuple[Symbols, Symbols, Symbols]]:
         """Leave the coder's models behind, which cannot be copied to another process."""
         return SymbolTables, (self.frequencies, self.lengths, self.lowest)
@@ -159,8 +182,10 @@ class SymbolTables:
 
 def _groups(tables: NDArray[np.integer]) -> Iterator[tuple[int, NDArray[np.intp]]]:
     """Yield each table that occurs, in rising order, with the places where it does."""
+    if not tables.size:
+        return
     # numpy sorts narrow integers by radix, several times faster.
-    order = np.argsort(tables.astype(np.uint16) if tables.size and tables.max() < 1 << 16 else tables, kind="stable")
+    order = np.argsort(tables.astype(np.uint16) if tables.max() < 1 << 16 else tables, kind="stable")
     used, starts = np.unique(tables[order], return_index=True)
     for table, members in zip(used, np.split(order, starts[1:]), strict=True):
         yield int(table), members

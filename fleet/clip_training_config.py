@@ -42,7 +42,7 @@ class SlimVcCodec(TrainingPart):
     per_step: Literal["all", "sandwich"] | Count = "sandwich"
 
     def still_model(self) -> SlimModel:
-        """Return the model of the still codec.
+        """Return the model of the still codec, without contexts.
 
         Raises:
             ValueError: if there is none, or it has one width only.
@@ -50,7 +50,7 @@ class SlimVcCodec(TrainingPart):
         codec = codec_named(self.still)
         if not isinstance(codec, SlimStill) or any(model.hyper for model in codec.model.models):
             raise ValueError(f"{self.still} is no slimcae: SlimVC's frames are coded by one, slimcae or slimcae:FILE")
-        return codec.model
+        return codec.model.without_contexts()
 
 
 class StreetClips(TrainingPart):

@@ -1,4 +1,4 @@
-"""The words of a scale context's training: for a hyperprior that is there already.
+"""The words of a context's training: for a still codec that is there already.
 
 Not here: those of still codecs (`training_config`), reading files (`training_file`).
 """
@@ -9,7 +9,9 @@ from pydantic import AfterValidator, Field, model_validator
 
 from roadbits.codecs.catalogue import codec_named
 from roadbits.codecs.neural.hyperprior import STRIDE
+from roadbits.codecs.neural.slim_still import SlimStill
 from roadbits.codecs.neural.still import NeuralStill
+from roadbits.codecs.training.context_freezing import groups_of
 from roadbits.codecs.training.rate_distortion import Schedule
 from roadbits.fleet.parts import Count, Positive, Seed, Share
 from roadbits.fleet.training_config import (
@@ -25,35 +27,50 @@ from roadbits.fleet.training_config import (
 )
 
 
-class ScaleContextCodec(TrainingPart):
-    """A scale context.
+class ContextCodec(TrainingPart):
+    """A context, or one for each width.
 
     Attributes:
-        still: the codec that it is for: `hyperprior`, or `hyperprior:FILE`; a context that it has is left out.
-        groups: how many channels of y are coded at once, one group after the other; all channels in sum.
-        channels: of each network's hidden layers.
+        still: the codec that it is for, a shipped one or `NAME:FILE`; a context that it has is left out.
+        groups: of y's channels, coded one after the other, in these proportions.
+        channels: of the networks' hidden layers, one number or one for each width.
     """
 
     still: Annotated[str, AfterValidator(with_absolute_file)] = "hyperprior"
-    groups: tuple[Channels, ...] = Field(strict=False, min_length=1, max_length=16)
-    channels: Channels = 64
+    groups: tuple[Channels, ...] = Field((1, 2, 3, 4, 6), strict=False, min_length=1, max_length=16)
+    channels: Channels | Annotated[tuple[Channels, ...], Field(strict=False)] = 64
 
-    def still_codec(self) -> NeuralStill:
+    def still_codec(self) -> NeuralStill | SlimStill:
         """Return the codec.
 
         Raises:
-            ValueError: if it is no hyperprior of one width.
+            ValueError: if it has no networks, or an adapter.
         """
         codec = codec_named(self.still)
-        if not isinstance(codec, NeuralStill) or codec.model.hyper is None:
-            raise ValueError(
-                f"{self.still} is no hyperprior: a scale context is for one, hyperprior or hyperprior:FILE"
-            )
+        if not isinstance(codec, NeuralStill | SlimStill) or (isinstance(codec, NeuralStill) and codec.adapter_hash):
+            raise ValueError(f"{self.still} can have no context: a neural codec without an adapter can")
         return codec
 
+    def widths_codecs(self) -> tuple[NeuralStill, ...]:
+        """Return the codec of each width."""
+        codec = self.still_codec()
+        return tuple(codec.codecs.values()) if isinstance(codec, SlimStill) else (codec,)
 
-class ScaleContextTraining(TrainingPart):
-    """The training of a scale context; see `Schedule` for what is not told here.
+    def each_channels(self) -> tuple[int, ...]:
+        """Return the number of hidden channels for each width.
+
+        Raises:
+            ValueError: if there are not as many as widths.
+        """
+        widths = len(self.widths_codecs())
+        channels = (self.channels,) * widths if isinstance(self.channels, int) else self.channels
+        if len(channels) != widths:
+            raise ValueError(f"codec.channels must be a number, or {widths} of them for as many widths of {self.still}")
+        return channels
+
+
+class ContextTraining(TrainingPart):
+    """The training of a context; see `Schedule` for what is not told here.
 
     Attributes:
         name: also of the default folder, `trainings/NAME`.
@@ -67,8 +84,8 @@ class ScaleContextTraining(TrainingPart):
     """
 
     name: TrainingName
-    kind: Literal["scale-context"]
-    codec: ScaleContextCodec
+    kind: Literal["context"]
+    codec: ContextCodec
     steps: Count
     batch_size: Count = 8
     crop: Side = Field(192, multiple_of=STRIDE)
@@ -84,11 +101,12 @@ class ScaleContextTraining(TrainingPart):
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
-        channels = self.codec.still_codec().model.side.gain.shape[1]
-        if sum(self.codec.groups) != channels:
-            raise ValueError(
-                f"codec.groups must hold the {channels} channels of {self.codec.still}, got {sum(self.codec.groups)}"
-            )
+        self.codec.each_channels()
+        for codec in self.codec.widths_codecs():
+            try:
+                groups_of(self.codec.groups, codec.model.side.gain.shape[1])
+            except ValueError as error:
+                raise ValueError(f"codec.groups: {error}") from error
         return self
 
     @property
@@ -104,7 +122,7 @@ class ScaleContextTraining(TrainingPart):
     @property
     def schedule(self) -> Schedule:
         """Return how to train, in the words of the training loop."""
-        description = self.codec.still_codec().model.description
+        description = self.codec.widths_codecs()[-1].model.description
         return Schedule(
             lambdas=tuple(description.lambdas[at] for at in description.trained),
             steps=self.steps,

@@ -1,23 +1,25 @@
-"""A scale context's training from its words: the loop over crops, and what it is validated on.
+"""A context's training from its words: the loop over crops, and what it is validated on.
 
 Not here: the folder it works in (`training_run`), codecs whose transforms are trained (`still_training`).
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 from roadbits.codecs.codec import Image
+from roadbits.codecs.neural.context import Contexts
 from roadbits.codecs.neural.model_file import FrozenModel, ModelFileError
-from roadbits.codecs.neural.scale_context import ScaleContext
+from roadbits.codecs.neural.slim_model import SlimModel, load_model
+from roadbits.codecs.neural.slim_still import SlimStill
 from roadbits.codecs.neural.still import NeuralStill
 from roadbits.codecs.rate_distortion import RdPoint
-from roadbits.codecs.training.context_freezing import freeze_context, loudest_first, scales_of, without_context
+from roadbits.codecs.training.context_freezing import contexts_for, freeze_contexts
 from roadbits.codecs.training.crops import CropSampler, ImageCache
 from roadbits.codecs.training.rate_distortion import RateDistortionTraining
-from roadbits.fleet.context_config import ScaleContextTraining
+from roadbits.fleet.context_config import ContextTraining
 from roadbits.fleet.training_validation import Validation, measure_still, middles
 
 _NUM_CALIBRATION_IMAGES = 48
@@ -25,7 +27,7 @@ _NUM_CALIBRATION_IMAGES = 48
 
 @dataclass(frozen=True)
 class ContextValidation(Validation):
-    """What a scale context is validated on.
+    """What contexts are validated on.
 
     Attributes:
         network: in training; it moves on between validations.
@@ -35,24 +37,26 @@ class ContextValidation(Validation):
 
     noun = "images"
 
-    network: ScaleContext
+    network: Contexts
     calibration: Sequence[Image]
     held_out: Sequence[Image]
 
-    def frozen(self, step: int) -> FrozenModel:
-        """Return the codec with the context as it stands after a step."""
-        return freeze_context(self.network, self.calibration, step)
+    def frozen(self, step: int) -> FrozenModel | SlimModel:
+        """Return the codec with its contexts as they stand after a step."""
+        return freeze_contexts(self.network, self.calibration, step)
 
     def steps_of(self, path: Path) -> int:
         """Return the step at which a file's context was frozen; see `Validation`."""
-        context = FrozenModel.load(path).description.context
+        model = load_model(path)
+        context = (model.models[-1] if isinstance(model, SlimModel) else model).description.context
         if context is None:
-            raise ModelFileError(f"{path} holds no scale context")
+            raise ModelFileError(f"{path} holds no context")
         return context.steps
 
-    def measure(self, model: FrozenModel, pause: Callable[[], None]) -> list[RdPoint]:
+    def measure(self, model: FrozenModel | SlimModel, pause: Callable[[], None]) -> list[RdPoint]:
         """Return rate and quality at every point, from the lowest; `pause` is called before each image."""
-        return measure_still(NeuralStill("still", model), self.held_out, pause)
+        codec = SlimStill("slim", model) if isinstance(model, SlimModel) else NeuralStill("still", model)
+        return measure_still(codec, self.held_out, pause)
 
     def cost_of_exactness(self, path: Path) -> float | None:
         """Return None: the transforms were exact before, and a context has no quality of its own."""
@@ -60,9 +64,9 @@ class ContextValidation(Validation):
 
 
 def context_training(
-    words: ScaleContextTraining, opened: Sequence[ImageCache], held_out: Sequence[ImageCache]
+    words: ContextTraining, opened: Sequence[ImageCache], held_out: Sequence[ImageCache]
 ) -> tuple[RateDistortionTraining, Validation]:
-    """Return a scale context's training and validation, given the caches of what is trained on and held out.
+    """Return a context's training and validation, given the caches of what is trained on and held out.
 
     Raises:
         TrainingDataError: if a cache has no image that is large enough.
@@ -71,14 +75,12 @@ def context_training(
     weights, decimated = [source.weight for source in words.data], [source.decimated for source in words.data]
     crops = CropSampler(opened, weights, words.crop, words.seed, words.busiest_of, decimated)
     calibration = crops.calibration_images(_NUM_CALIBRATION_IMAGES)
-    codec = words.codec.still_codec()
-    codec = replace(codec, model=without_context(codec.model))
-    order = loudest_first(codec, calibration)
-    network = ScaleContext(codec, order, scales_of(codec.model), words.codec.groups, words.codec.channels)
+    codec, channels = words.codec.still_codec(), words.codec.each_channels()
+    network = contexts_for(codec, calibration, words.codec.groups, channels)
     identity: dict[str, object] = {
         "codec.groups": words.codec.groups,
-        "codec.channels": words.codec.channels,
-        "codec.still": codec.model.hash.hex(),
+        "codec.channels": channels,
+        "codec.still": [context.codec.model_hash.hex() for context in network.widths_contexts],
         "busiest_of": words.busiest_of,
     }
     for number, (source, cache) in enumerate(zip(words.data, opened, strict=True)):

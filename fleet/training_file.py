@@ -11,19 +11,19 @@ import pydantic
 
 from roadbits.fleet.clip_restorer_config import ClipRestorerTrainingWords
 from roadbits.fleet.clip_training_config import ClipCodecTraining
-from roadbits.fleet.context_config import ScaleContextTraining
+from roadbits.fleet.context_config import ContextTraining
 from roadbits.fleet.model_faults import model_faults
 from roadbits.fleet.training_config import StillCodecTraining
 from roadbits.fleet.yaml_file import Fault, YamlFileError, dump_yaml, override, read_yaml
 
-CodecTraining = StillCodecTraining | ScaleContextTraining | ClipCodecTraining
+CodecTraining = StillCodecTraining | ContextTraining | ClipCodecTraining
 Training = CodecTraining | ClipRestorerTrainingWords
 _KINDS: dict[
     str,
-    type[StillCodecTraining] | type[ScaleContextTraining] | type[ClipCodecTraining] | type[ClipRestorerTrainingWords],
+    type[StillCodecTraining] | type[ContextTraining] | type[ClipCodecTraining] | type[ClipRestorerTrainingWords],
 ] = {
     "still-codec": StillCodecTraining,
-    "scale-context": ScaleContextTraining,
+    "context": ContextTraining,
     "clip-codec": ClipCodecTraining,
     "clip-restorer": ClipRestorerTrainingWords,
 }

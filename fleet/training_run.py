@@ -19,7 +19,7 @@ from roadbits.codecs.training.lambda_schedule_run import run_lambda_schedule
 from roadbits.codecs.training.rate_distortion import CheckpointError, Progress, RateDistortionTraining
 from roadbits.fleet.clip_training import clip_training
 from roadbits.fleet.clip_training_config import ClipCodecTraining
-from roadbits.fleet.context_config import ScaleContextTraining
+from roadbits.fleet.context_config import ContextTraining
 from roadbits.fleet.context_training import context_training
 from roadbits.fleet.interrupts import Interrupts, postponed_interrupts
 from roadbits.fleet.progress import Bar, Display
@@ -70,7 +70,7 @@ class TrainingRun:
             match self._words:
                 case ClipCodecTraining():
                     training, validation = clip_training(self._words, opened, held_out, caches, self._display)
-                case ScaleContextTraining():
+                case ContextTraining():
                     training, validation = context_training(self._words, opened, held_out)
                 case StillCodecTraining():
                     training, validation = still_training(self._words, opened, held_out)

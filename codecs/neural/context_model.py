@@ -1,15 +1,15 @@
-"""The frozen scale context of a hyperprior: in which order its symbols are coded, and what moves their scales.
+"""The frozen context of a latent: in which order its symbols are coded, and what moves that under which they are.
 
 One function runs it for both ends: the encoder hands out the symbols that it knows, the decoder those that it reads.
 
-Not here: what a scale context is (`scale_context`), the file that holds it (`model_file`), making one
-(`training.context_freezing`).
+Not here: what a context is (`context`), its file (`model_file`), making one (`training.context_freezing`).
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import accumulate, pairwise
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -17,14 +17,29 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from roadbits.codecs.integer import LARGEST_ACTIVATION, ExactTransform
-from roadbits.codecs.symbol_tables import Symbols
+from roadbits.codecs.symbol_tables import Symbols, SymbolTables
 
 STEPS_OF_A_SCALE = 64
-"""Steps in which a magnitude of one scale enters a network."""
+"""Steps in which a deviation of one scale enters a network."""
 _STEPS_OF_A_RUNG, _MIDDLE = 8, 252
 """A table's number enters as so many steps, around that of the middle of 64."""
 RUNGS_OF_A_MOVE = 8
 """By how many tables a network's output of 1 moves."""
+MEAN_STEPS = 8
+"""Into so many parts a symbol's width is divided for means."""
+_LARGEST_MEAN = 2**20
+
+
+class Expected(NamedTuple):
+    """What is expected of symbols.
+
+    Attributes:
+        tables: int64 (n,): the table of each.
+        centres: int64 (n,): what is subtracted from each symbol before it is looked up.
+    """
+
+    tables: NDArray[np.int64]
+    centres: NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -47,14 +62,17 @@ class Stage:
         return self.end if self.half == 1 else self.begin
 
     @property
-    def num_inputs(self) -> int:
-        """How many channels its network looks at: magnitudes of those known, rungs of those and of its own."""
-        return self.known + self.end
-
-    @property
     def own(self) -> slice:
         """Its channels."""
         return slice(self.begin, self.end)
+
+    def num_inputs(self, with_means: bool) -> int:
+        """Return how many channels its network looks at; see `looked_at`."""
+        return self.known * (1 + with_means) + self.end
+
+    def num_outputs(self, with_means: bool) -> int:
+        """Return how many channels its network has: moves of its own channels' scales, and of means."""
+        return (self.end - self.begin) * (1 + with_means)
 
     def places(self, height: int, width: int) -> Tensor:
         """Return which places are its own, bool (height, width)."""
@@ -64,8 +82,11 @@ class Stage:
 
     def picked(self, values: Tensor) -> Tensor:
         """Return what is at its channels and places (n,) of values (1, M, h, w)."""
-        own = values[0, self.own]
-        return own.reshape(-1) if self.half is None else own[:, self.places(*own.shape[1:])].reshape(-1)
+        return self.picked_of_own(values[:, self.own])
+
+    def picked_of_own(self, own: Tensor) -> Tensor:
+        """Return what is at its places (n,) of its own channels' values (1, end - begin, h, w)."""
+        return own.reshape(-1) if self.half is None else own[0, :, self.places(*own.shape[2:])].reshape(-1)
 
     def put(self, values: Tensor, picked: Tensor) -> None:
         """Write what `picked` gives into values (1, M, h, w)."""
@@ -89,46 +110,111 @@ def centred_rungs(rungs: Tensor) -> Tensor:
     return (_STEPS_OF_A_RUNG * rungs - _MIDDLE).float().contiguous(memory_format=torch.channels_last)
 
 
-def looked_at(stage: Stage, magnitudes: Tensor, rungs: Tensor) -> Tensor:
-    """Return what a stage's network takes, in steps (B, C, h, w).
+def begun_with(tables: SymbolTables, inverse_scales: Tensor) -> tuple[Tensor, Tensor]:
+    """Return what factorised tables say where nothing is known: each one's rung, and its mean in eighths (tables,).
+
+    Whole numbers and single roundings alone, so that both ends agree.
+
+    Args:
+        tables: whose moments count.
+        inverse_scales: of every rung.
+    """
+    eighths, variances = tables.moments(MEAN_STEPS)
+    scales = 1 / inverse_scales.double().numpy()
+    deviations = np.sqrt(np.maximum(variances - 1 / 12, 0))
+    rungs = np.searchsorted(np.sqrt(scales[1:] * scales[:-1]), deviations)
+    return torch.from_numpy(rungs), torch.from_numpy(eighths)
+
+
+def deviations_of(symbols: Tensor, eighths: Tensor | None, rungs: Tensor, inverse_scales: Tensor) -> Tensor:
+    """Return how far symbols (..., h, w) lie from what is expected, in scales, in steps of a 64th, bounded.
+
+    Args:
+        symbols: whole numbers.
+        eighths: what is expected, in eighths; 0 if None.
+        rungs: of the scales.
+        inverse_scales: of every rung.
+    """
+    distances = symbols.float() if eighths is None else (MEAN_STEPS * symbols - eighths).float() / MEAN_STEPS
+    steps = distances * inverse_scales[rungs] * STEPS_OF_A_SCALE
+    return steps.add_(0.5).floor_().clamp_(-LARGEST_ACTIVATION, LARGEST_ACTIVATION)
+
+
+def looked_at(stage: Stage, deviations: Tensor, rungs: Tensor, with_means: bool) -> Tensor:
+    """Return what a stage's network takes, in steps (B, C, h, w): magnitudes of what is known, itself, and rungs.
 
     Args:
         stage: whose.
-        magnitudes: of all symbols in scales, in steps (B, M, h, w); of the own channels of a second half the first
-            half's alone are looked at.
-        rungs: as `centred_rungs` gives them.
+        deviations: of all symbols (B, M, h, w); of the own channels of a second half the first half's alone are
+            looked at.
+        rungs: as `centred_rungs` gives them; those of the channels known and its own are looked at.
+        with_means: whether deviations are looked at with their signs too.
     """
-    known = magnitudes[:, : stage.known]
+    known = deviations[:, : stage.known]
     if stage.half == 1:
         known = known * ~stage.places(*known.shape[2:])
-    return torch.cat((known, rungs[:, : stage.end]), 1).contiguous(memory_format=torch.channels_last)
+    signed = (known,) if with_means else ()
+    return torch.cat((known.abs(), *signed, rungs[:, : stage.end]), 1).contiguous(memory_format=torch.channels_last)
 
 
-def magnitudes_of(symbols: Tensor, rungs: Tensor, inverse_scales: Tensor) -> Tensor:
-    """Return the magnitudes of symbols (..., h, w) in scales, in steps of a 64th, bounded as activations are."""
-    steps = symbols.float().abs() * inverse_scales[rungs] * STEPS_OF_A_SCALE
-    return steps.add_(0.5).floor_().clamp_(max=LARGEST_ACTIVATION)
+@dataclass(frozen=True, eq=False)
+class OffsetTables:
+    """Tables of Gaussians whose means lie between symbols: for each scale as many as it takes, fewer for wide ones.
+
+    Attributes:
+        parts: int64 (scales,): into how many of 1, 2, 4 or 8 parts a symbol's width is divided.
+        tables: of each scale, of each part.
+    """
+
+    parts: Tensor
+    tables: SymbolTables
+
+    def __post_init__(self) -> None:
+        """Check that the parts belong together.
+
+        Raises:
+            ValueError: if they do not.
+        """
+        if self.parts.dtype != torch.int64 or not set(self.parts.tolist()) <= {1, 2, 4, MEAN_STEPS}:
+            raise ValueError("expected a scale's means in 1, 2, 4 or 8 parts of a symbol: damaged weights?")
+        if int(self.parts.sum()) != len(self.tables):
+            raise ValueError(f"expected {int(self.parts.sum())} tables of Gaussians, got {len(self.tables)}")
+
+    @cached_property
+    def _first(self) -> Tensor:
+        """The first table of each scale."""
+        return torch.cumsum(self.parts, 0) - self.parts
+
+    def expected(self, rungs: Tensor, eighths: Tensor) -> Expected:
+        """Return the tables and centres of symbols (n,), given their scales' rungs and their means in eighths."""
+        step = MEAN_STEPS // self.parts[rungs]
+        parts = torch.div(eighths + torch.div(step, 2, rounding_mode="floor"), step, rounding_mode="floor")
+        centres = torch.div(parts * step, MEAN_STEPS, rounding_mode="floor")
+        tables = self._first[rungs] + parts - centres * self.parts[rungs]
+        return Expected(tables.numpy(), centres.numpy())
 
 
-Exchange = Callable[[Stage, NDArray[np.int64]], Symbols]
-"""Gives the symbols of a stage (n,), given their tables (n,)."""
+Exchange = Callable[[Stage, Expected | None], Symbols]
+"""Gives the symbols of a stage (n,), given what is expected of them; None stands for the codec's own tables."""
 
 
 @dataclass(frozen=True, eq=False)
 class ContextModel:
-    """A scale context in use.
+    """A context in use.
 
     Attributes:
         order: int64 (M,): the channels of y as they are coded.
         groups: how many of them are coded at once, one after the other.
-        networks: of each stage.
-        inverse_scales: float32 (tables,): one over the scale of each table.
+        networks: of each stage; with means, whose first stage is coded under the codec's own tables, of each other.
+        inverse_scales: float32 (scales,): one over each scale.
+        offset_tables: of Gaussians beside moved means; None if scales alone move, along the codec's own tables.
     """
 
     order: Tensor
     groups: tuple[int, ...]
     networks: tuple[ExactTransform, ...]
     inverse_scales: Tensor
+    offset_tables: OffsetTables | None = None
 
     def __post_init__(self) -> None:
         """Check that the parts belong together.
@@ -138,47 +224,73 @@ class ContextModel:
         """
         channels = len(self.order)
         if self.order.dtype != torch.int64 or not torch.equal(self.order.sort().values, torch.arange(channels)):
-            raise ValueError("the order of a scale context must name every channel once: damaged weights?")
+            raise ValueError("the order of a context must name every channel once: damaged weights?")
         if not self.groups or min(self.groups) < 1 or sum(self.groups) != channels:
-            raise ValueError(f"groups {self.groups} of a scale context do not hold its {channels} channels")
-        expected = [(stage.num_inputs, stage.end - stage.begin) for stage in self.stages]
+            raise ValueError(f"groups {self.groups} of a context do not hold its {channels} channels")
+        means = self.with_means
+        expected = [(stage.num_inputs(means), stage.num_outputs(means)) for stage in self.stages[means:]]
         if [(network.num_inputs, network.num_outputs) for network in self.networks] != expected:
-            raise ValueError(f"expected networks of a scale context with {expected} inputs and outputs")
+            raise ValueError(f"expected networks of a context with {expected} inputs and outputs")
         if self.inverse_scales.dtype != torch.float32 or not (
-            torch.isfinite(self.inverse_scales).all() and (self.inverse_scales > 0).all()
+            torch.isfinite(self.inverse_scales).all()
+            and (self.inverse_scales > 0).all()
+            and (self.inverse_scales.diff() < 0).all()
         ):
-            raise ValueError("expected finite scales above 0 of a scale context: damaged weights?")
+            raise ValueError("expected rising finite scales above 0 of a context: damaged weights?")
+        if self.offset_tables and len(self.offset_tables.parts) != len(self.inverse_scales):
+            raise ValueError(f"expected parts for {len(self.inverse_scales)} scales")
+
+    @property
+    def with_means(self) -> bool:
+        """Whether means move beside scales."""
+        return self.offset_tables is not None
 
     @property
     def stages(self) -> tuple[Stage, ...]:
         """What is coded at once, in order."""
         return stages_of(self.groups)
 
-    def run(self, rungs: Tensor, exchange: Exchange) -> Tensor:
+    def run(self, rungs: Tensor, eighths: Tensor | None, exchange: Exchange) -> Tensor:
         """Go through all symbols in the order in which they are decoded.
 
         Args:
-            rungs: int64 (1, M, h, w): the table of each symbol as h_s has it.
+            rungs: int64 (1, M, h, w): the scale of each symbol before anything is known.
+            eighths: likewise its mean, in eighths of a symbol, where means move.
             exchange: gives each stage's symbols.
 
         Returns:
             The symbols, int32 (1, M, h, w).
         """
         rungs = rungs[:, self.order].contiguous(memory_format=torch.channels_last)
-        centred, last = centred_rungs(rungs), len(self.inverse_scales) - 1
-        symbols, magnitudes = torch.zeros_like(rungs, dtype=torch.int32), torch.zeros_like(centred)
-        for stage, network in zip(self.stages, self.networks, strict=True):
-            moves = network(looked_at(stage, magnitudes, centred))
-            moved = moves.mul_(RUNGS_OF_A_MOVE).add_(rungs[:, stage.own]).add_(0.5).floor_().clamp_(0, last)
-            tables = Stage(0, moved.shape[1], stage.half).picked(moved).long()
-            stage.put(symbols, torch.from_numpy(exchange(stage, tables.numpy())))
+        eighths = None if eighths is None else eighths[:, self.order]
+        centred = centred_rungs(rungs)
+        symbols, deviations = torch.zeros_like(rungs, dtype=torch.int32), torch.zeros_like(centred)
+        networks = (*(None,) * self.with_means, *self.networks)
+        for stage, network in zip(self.stages, networks, strict=True):
+            own_rungs, own_eighths = rungs[:, stage.own], None if eighths is None else eighths[:, stage.own]
+            expected = None
+            if network is not None:
+                predicted = network(looked_at(stage, deviations, centred, self.with_means))
+                expected = self._expected(stage, predicted, own_rungs, own_eighths)
+            stage.put(symbols, torch.from_numpy(exchange(stage, expected)))
             if stage.end < len(self.order) or stage.half == 0:
-                magnitudes[:, stage.own] = magnitudes_of(
-                    symbols[:, stage.own], rungs[:, stage.own], self.inverse_scales
+                deviations[:, stage.own] = deviations_of(
+                    symbols[:, stage.own], own_eighths, own_rungs, self.inverse_scales
                 )
         restored = torch.empty(symbols.shape, dtype=torch.int32)
         restored[:, self.order] = symbols
         return restored
+
+    def _expected(self, stage: Stage, predicted: Tensor, rungs: Tensor, eighths: Tensor | None) -> Expected:
+        """Return what a network's output says of its stage's symbols, given what its channels began with."""
+        moves = predicted[:, : rungs.shape[1]]
+        moved = (moves * RUNGS_OF_A_MOVE).add_(rungs).add_(0.5).floor_().clamp_(0, len(self.inverse_scales) - 1)
+        tables = stage.picked_of_own(moved).long()
+        if self.offset_tables is None or eighths is None:
+            return Expected(tables.numpy(), np.zeros(len(tables), np.int64))
+        shifts = predicted[:, rungs.shape[1] :] / self.inverse_scales[rungs]
+        shifted = (shifts * MEAN_STEPS).add_(0.5).floor_().clamp_(-_LARGEST_MEAN, _LARGEST_MEAN).long() + eighths
+        return self.offset_tables.expected(tables, stage.picked_of_own(shifted))
 
     def macs(self, height: int, width: int) -> int:
         """Return the multiply-accumulates for y of that size."""
@@ -189,8 +301,8 @@ class ContextModel:
         return sum(network.num_parameters() for network in self.networks)
 
     def tensors(self) -> dict[str, Tensor]:
-        """Return what a file must hold."""
+        """Return what a file must hold, the offset tables' own numbers aside."""
         tensors = {"context.order": self.order, "context.inverse_scales": self.inverse_scales}
         for number, network in enumerate(self.networks):
             tensors |= network.tensors(f"context.{number}")
-        return tensors
+        return tensors if self.offset_tables is None else tensors | {"context.parts": self.offset_tables.parts}

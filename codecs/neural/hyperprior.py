@@ -10,7 +10,7 @@ Minnen, Balle, Toderici, "Joint autoregressive and hierarchical priors for learn
 without the autoregressive part, which decodes pixel by pixel. Differing from the papers: h_s has plain ReLUs, fewer
 channels and a last layer of 1x1, since both ends run it.
 
-Not here: the frozen codec (`still`), a context that sharpens its scales (`scale_context`).
+Not here: the frozen codec (`still`), a context that sharpens its scales (`context`).
 """
 
 from collections.abc import Sequence

@@ -10,9 +10,10 @@ Not here: encoding and decoding (`still`), making a model (`training.freezing`).
 import hashlib
 import json
 import os
+import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
@@ -36,13 +37,16 @@ from roadbits.codecs.integer import (
     Output,
     Shape,
 )
-from roadbits.codecs.neural.context_model import ContextModel
+from roadbits.codecs.neural.context_model import ContextModel, OffsetTables
 from roadbits.codecs.neural.modulation import Method
 from roadbits.codecs.symbol_tables import SymbolTables
 
 FORMAT = "roadbits-still-1"
 _METADATA_KEY = "roadbits"
 _MAX_FILE_BYTES = 1 << 30
+_PACKED_FROM = 1 << 16
+_HIGH = "~high"
+"""Weights are packed from so many numbers on: low bytes under their name, high bytes, mostly alike, deflated beside."""
 
 Architecture = Literal["cae", "hyperprior"]
 TransformName = Literal["g_a", "g_s", "h_a", "h_s"]
@@ -70,13 +74,27 @@ class LayerWords(BaseModel):
 
 
 class ContextWords(BaseModel):
-    """What a file says of a scale context; see `ContextModel`."""
+    """What a file says of a context.
+
+    Attributes:
+        groups: see `ContextModel`.
+        networks: the layers of each.
+        means: whether it has offset tables, for means that move too.
+        steps: of its training.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     groups: tuple[int, ...] = Field(min_length=1, max_length=64)
     networks: tuple[tuple[LayerWords, ...], ...]
+    means: bool = False
     steps: int = 0
+
+    @classmethod
+    def of(cls, context: ContextModel, steps: int) -> "ContextWords":
+        """Return the words of a context."""
+        networks = tuple(map(LayerWords.of, context.networks))
+        return cls(groups=context.groups, networks=networks, means=context.with_means, steps=steps)
 
 
 class Description(BaseModel):
@@ -92,7 +110,7 @@ class Description(BaseModel):
         transforms: the layers of g_a and g_s, and of h_a and h_s if there are.
         means: whether h_s gives means beside scales.
         steps: of the training.
-        context: the scale context of a hyperprior, if there is one.
+        context: of y, if there is one.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
@@ -133,7 +151,6 @@ class Hyper:
         side: of z.
         thresholds: float32 (63,): a scale's table is the number of thresholds below it.
         tables: of the Gaussians, 64 of them.
-        context: moves the scales while y is decoded, if there is one.
     """
 
     h_a: ExactTransform
@@ -142,7 +159,6 @@ class Hyper:
     side: Side
     thresholds: Tensor
     tables: SymbolTables
-    context: ContextModel | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -156,6 +172,8 @@ class FrozenModel:
         side: of y.
         tables: of the factorised latent (y of a CAE, z of a hyperprior): table `position * C + channel`.
         hyper: the second stage, if there is one.
+        context: moves what is expected of y while it is decoded, if there is one: the scales of a hyperprior, means
+            and scales of a factorised latent.
     """
 
     description: Description
@@ -163,7 +181,8 @@ class FrozenModel:
     g_s: ExactTransform
     side: Side
     tables: SymbolTables
-    hyper: Hyper | None = field(default=None)
+    hyper: Hyper | None = None
+    context: ContextModel | None = None
 
     def __post_init__(self) -> None:
         """Check that the parts belong together.
@@ -187,10 +206,8 @@ class FrozenModel:
         if self.hyper and (len(self.hyper.tables) != len(self.hyper.thresholds) + 1):
             raise ValueError("expected one more Gaussian table than thresholds")
         self._check_channels()
-        if self.hyper and (context := self.hyper.context):
-            tables, latent = len(self.hyper.tables), self.side.gain.shape[1]
-            if (len(context.order), len(context.inverse_scales)) != (latent, tables):
-                raise ValueError(f"expected a scale context of {latent} channels and {tables} scales")
+        if self.context:
+            self._check_context(self.context)
         if self.hyper and not (torch.isfinite(self.hyper.y_entry).all() and (self.hyper.thresholds.diff() > 0).all()):
             raise ValueError("expected a finite entry of h_a and thresholds of scales that rise")
 
@@ -207,6 +224,16 @@ class FrozenModel:
             for layer in transform.layers:
                 if layer.num_positions not in (None, len(lambdas)):
                     raise ValueError(f"a layer knows {layer.num_positions} positions, the model has {len(lambdas)}")
+
+    def _check_context(self, context: ContextModel) -> None:
+        """Check that a context moves what this codec has."""
+        latent = self.side.gain.shape[1]
+        if len(context.order) != latent:
+            raise ValueError(f"expected a context of {latent} channels, got one of {len(context.order)}")
+        if context.with_means == (self.hyper is not None):
+            raise ValueError("expected a context that moves scales alone for a hyperprior, means too for others")
+        if self.hyper and len(context.inverse_scales) != len(self.hyper.tables):
+            raise ValueError(f"expected a context of {len(self.hyper.tables)} scales")
 
     def _transforms(self) -> tuple[ExactTransform, ...]:
         return self.g_a, self.g_s, *((self.hyper.h_a, self.hyper.h_s) if self.hyper else ())
@@ -234,6 +261,12 @@ class FrozenModel:
                 if layer.shape.largest_input != largest:
                     raise ValueError(f"a layer says its inputs reach {layer.shape.largest_input}, they reach {largest}")
 
+    def without_context(self) -> "FrozenModel":
+        """Return the same codec without a context: the same images in more bytes, under another hash."""
+        if self.context is None:
+            return self
+        return replace(self, description=self.description.model_copy(update={"context": None}), context=None)
+
     def tensors(self) -> dict[str, Tensor]:
         """Return every number of the model by its name in the file."""
         tensors = {**self.g_a.tensors("g_a"), **self.g_s.tensors("g_s"), "y.gain": self.side.gain}
@@ -243,7 +276,10 @@ class FrozenModel:
             tensors |= {"z.gain": self.hyper.side.gain, "z.entry": self.hyper.side.entry}
             tensors |= {"h_a.entry": self.hyper.y_entry, "scales.thresholds": self.hyper.thresholds}
             tensors |= table_tensors("scales", self.hyper.tables)
-            tensors |= self.hyper.context.tensors() if self.hyper.context else {}
+        if self.context:
+            offset_tables = self.context.offset_tables
+            tensors |= self.context.tensors()
+            tensors |= table_tensors("context", offset_tables.tables) if offset_tables else {}
         return tensors
 
     @cached_property
@@ -299,14 +335,14 @@ class FrozenModel:
                 Side(tensors["z.gain"], tensors["z.entry"]),
                 tensors["scales.thresholds"],
                 tables_of("scales", tensors),
-                _context_of(description.context, tensors),
             )
-        side = Side(tensors["y.gain"], tensors["y.entry"])
-        return cls(description, transforms["g_a"], transforms["g_s"], side, tables_of("tables", tensors), hyper)
+        side, tables = Side(tensors["y.gain"], tensors["y.entry"]), tables_of("tables", tensors)
+        context = _context_of(description.context, tensors)
+        return cls(description, transforms["g_a"], transforms["g_s"], side, tables, hyper, context)
 
 
 def _context_of(words: ContextWords | None, tensors: Mapping[str, Tensor]) -> ContextModel | None:
-    """Return the scale context that a file holds.
+    """Return the context that a file holds.
 
     Raises:
         KeyError: if a tensor is missing.
@@ -318,20 +354,26 @@ def _context_of(words: ContextWords | None, tensors: Mapping[str, Tensor]) -> Co
         ExactTransform.of(f"context.{number}", [Shape(**layer.model_dump()) for layer in layers], tensors)
         for number, layers in enumerate(words.networks)
     )
-    return ContextModel(tensors["context.order"].long(), words.groups, networks, tensors["context.inverse_scales"])
+    offset_tables = None
+    if words.means:
+        offset_tables = OffsetTables(tensors["context.parts"].long(), tables_of("context", tensors))
+    order, inverse_scales = tensors["context.order"].long(), tensors["context.inverse_scales"]
+    return ContextModel(order, words.groups, networks, inverse_scales, offset_tables)
 
 
 def save_tensors(path: Path, text: str, tensors: Mapping[str, Tensor]) -> None:
     """Write a file of weights with its description, complete or not at all."""
     unfinished = path.with_suffix(f".{os.getpid()}.tmp")
-    stored = {name: _narrow(tensor).contiguous() for name, tensor in tensors.items()}
+    stored: dict[str, Tensor] = {}
+    for name, tensor in tensors.items():
+        stored |= _packed(name, _narrow(tensor).contiguous())
     save_file(stored, unfinished, {_METADATA_KEY: text})
     unfinished.chmod(0o644)
     unfinished.replace(path)
 
 
 def stored_bytes(tensors: Mapping[str, Tensor]) -> int:
-    """Return the bytes that tensors take in a file."""
+    """Return the bytes that tensors take in a file, before large ones are packed."""
     return sum(narrow.numel() * narrow.element_size() for narrow in map(_narrow, tensors.values()))
 
 
@@ -340,6 +382,36 @@ def _narrow(tensor: Tensor) -> Tensor:
     if tensor.dtype not in (torch.int32, torch.int64) or not tensor.numel() or tensor.abs().max() >= 1 << 15:
         return tensor
     return tensor.to(torch.int16)
+
+
+def _packed(name: str, tensor: Tensor) -> dict[str, Tensor]:
+    """Return a tensor as the file holds it: as it is, or its low bytes and its high bytes apart."""
+    if tensor.dtype != torch.int16 or tensor.numel() < _PACKED_FROM:
+        return {name: tensor}
+    low, high = np.moveaxis(tensor.numpy().astype("<i2").view(np.uint8).reshape(*tensor.shape, 2), -1, 0)
+    deflated = np.frombuffer(zlib.compress(high.tobytes()), np.uint8)
+    return {name: torch.from_numpy(low.copy()), name + _HIGH: torch.from_numpy(deflated.copy())}
+
+
+def _unpacked(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return tensors with what `_packed` took apart put together.
+
+    Raises:
+        KeyError: if low bytes are missing.
+        ValueError: if high bytes are not as many.
+    """
+    for name in [name for name in tensors if name.endswith(_HIGH)]:
+        deflated, low = tensors.pop(name).numpy(), tensors[name.removesuffix(_HIGH)].numpy()
+        inflating = zlib.decompressobj()
+        try:
+            high = inflating.decompress(deflated.tobytes(), low.size + 1)
+        except zlib.error as error:
+            raise ValueError(f"{name}: {error}") from error
+        if low.dtype != np.uint8 or len(high) != low.size or not inflating.eof:
+            raise ValueError(f"{name} does not hold the high bytes of {low.size} numbers")
+        both = np.stack((low, np.frombuffer(high, np.uint8).reshape(low.shape)), axis=-1)
+        tensors[name.removesuffix(_HIGH)] = torch.from_numpy(both.view("<i2")[..., 0].astype(np.int16))
+    return tensors
 
 
 @contextmanager
@@ -356,7 +428,7 @@ def open_tensors(path: Path) -> Iterator[tuple[str, dict[str, Tensor]]]:
     try:
         with safe_open(path, "pt") as file:
             text = (file.metadata() or {}).get(_METADATA_KEY)
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            tensors = _unpacked({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
         if text is None:
             raise ValueError("it is no frozen model; a training's checkpoint must be frozen first: roadbits train")
         yield text, tensors

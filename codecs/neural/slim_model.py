@@ -78,6 +78,10 @@ class SlimModel:
             raise ValueError(f"width {width} was not trained; choose from {', '.join(map(str, self.widths))}")
         return self.models[self.widths.index(width)]
 
+    def without_contexts(self) -> "SlimModel":
+        """Return the same codec without contexts; see `FrozenModel.without_context`."""
+        return SlimModel(self.widths, tuple(model.without_context() for model in self.models))
+
     @cached_property
     def hash(self) -> bytes:
         """Return the hash of all models' hashes, 6 bytes; payloads carry that of their own width's model."""
@@ -118,7 +122,8 @@ def shared_once(
     for width, own in zip(widths[:-1], narrow, strict=True):
         for name, tensor in own.items():
             rows, columns = (*tensor.shape[:2], 0, 0)[:2]
-            if tensor.ndim == 4 and torch.equal(tensor, widest[name][:rows, :columns]):
+            whole = widest.get(name)
+            if tensor.ndim == 4 and whole is not None and torch.equal(tensor, whole[:rows, :columns]):
                 shared[f"{width}/{name}"] = (rows, columns)
             else:
                 stored[f"{width}/{name}"] = tensor

@@ -3,9 +3,8 @@
 Encoding and decoding run exact networks only, so one image and one operating point give the same payload, and one
 payload the same image, on any machine and with any number of threads.
 
-A body is one entropy-coded stack: z, if there is one, then y, stage after stage where a context moves its scales. The
-container names the model's hash and the position
-among its rates.
+A body is one entropy-coded stack: z, if there is one, then y, stage after stage where it has a context. The container
+names the model's hash and the position among its rates.
 
 Not here: the networks (`cae`, `hyperprior`, `integer`), files of weights (`model_file`).
 """
@@ -13,6 +12,7 @@ Not here: the networks (`cae`, `hyperprior`, `integer`), files of weights (`mode
 import math
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,7 +22,7 @@ from torch import Tensor
 from roadbits.codecs.bitstream import BitstreamError, CodecId, Container, expect, pack
 from roadbits.codecs.codec import Complexity, Image, OperatingPoint, check_image
 from roadbits.codecs.integer import LARGEST_ACTIVATION, row_of
-from roadbits.codecs.neural.context_model import Stage
+from roadbits.codecs.neural.context_model import ContextModel, Expected, Stage, begun_with
 from roadbits.codecs.neural.model_file import FrozenModel, Hyper, Side
 from roadbits.codecs.symbol_tables import Coder, Symbols, SymbolTables, check_read, coder_bytes, coder_of
 from roadbits.codecs.timing import section
@@ -132,14 +132,14 @@ class NeuralStill:
 
     def _quantised(self, y: Tensor, position: int) -> list[tuple[SymbolTables, Symbols, NDArray[np.int64]]]:
         """Return what goes onto the stack, in order: each latent's tables, its symbols and the table of each."""
-        side, hyper = self.model.side, self.model.hyper
+        hyper = self.model.hyper
         if hyper is None:
-            scaled = y * _vector(side.gain[position])
-            return [(self.model.tables, symbols_of(scaled), factorised_rows(side, position, scaled.shape))]
+            symbols = rounded(y * _vector(self.model.side.gain[position]))
+            return list(reversed(self._parts(symbols, None, position)))
         z_symbols, symbols, which = self._coded(hyper, y, position)
         z_rows = factorised_rows(hyper.side, position, z_symbols.shape)
         return [
-            *((hyper.tables, *stage) for stage in reversed(_stages(hyper, symbols, which))),
+            *reversed(self._parts(symbols, which, position)),
             (self.model.tables, z_symbols.reshape(-1).numpy(), z_rows),
         ]
 
@@ -153,20 +153,77 @@ class NeuralStill:
         which, means = self._gaussians(hyper, z_symbols.float(), position)
         return z_symbols, rounded(y * _vector(self.model.side.gain[position]) - means), which
 
-    def coded(self, x: Tensor, position: int) -> tuple[Tensor, Tensor]:
-        """Return a hyperprior's symbols and what h_s expects of them: its tables, before any context moves them.
+    def coded(self, x: Tensor, position: int) -> tuple[Tensor, Tensor | None]:
+        """Return symbols of y, and what h_s expects of them: its tables, before any context moves them.
 
         Args:
             x: grey levels (1, 3, H, W), sides multiples of the stride.
             position: among the rates.
 
         Returns:
-            Symbols int32 (1, M, h, w), and the table of each, int64 (1, M, h, w).
+            Symbols int32 (1, M, h, w), and the table of each, int64 (1, M, h, w); None without h_s.
         """
-        assert self.model.hyper is not None
         with torch.no_grad():
             y = self.model.g_a(_channels_last(x), position)
+            if self.model.hyper is None:
+                return rounded(y * _vector(self.model.side.gain[position])), None
             return self._coded(self.model.hyper, y, position)[1:]
+
+    @cached_property
+    def _begun_with(self) -> tuple[Tensor, Tensor]:
+        """What the tables say of each position's channels where nothing is known, int64 (positions, M) both."""
+        assert self.model.context is not None
+        rungs, eighths = begun_with(self.model.tables, self.model.context.inverse_scales)
+        shape = self.model.side.gain.shape
+        return rungs.reshape(shape), eighths.reshape(shape)
+
+    def _begun(self, which: Tensor | None, position: int, shape: torch.Size) -> tuple[Tensor, Tensor | None]:
+        """Return with what a context begins: a hyperprior's tables, or what the factorised ones say of each channel."""
+        if which is not None:
+            return which, None
+        rungs, eighths = (_vector(rows[position])[None].expand(shape) for rows in self._begun_with)
+        return rungs, eighths
+
+    def _parts(
+        self, symbols: Tensor, which: Tensor | None, position: int
+    ) -> list[tuple[SymbolTables, Symbols, NDArray[np.int64]]]:
+        """Return y's symbols (1, M, h, w) as they are coded: tables, what is looked up in them, and which it is.
+
+        Args:
+            symbols: whole numbers.
+            which: the table of each that h_s has for it; None without h_s.
+            position: among the rates.
+        """
+        context = self.model.context
+        if context is None:
+            tables = self.model.hyper.tables if self.model.hyper else self.model.tables
+            rows = factorised_rows(self.model.side, position, symbols.shape) if which is None else _flat(which)
+            return [(tables, _flat(symbols), rows)]
+        parts: list[tuple[SymbolTables, Symbols, NDArray[np.int64]]] = []
+        ordered = symbols[:, context.order]
+
+        def hand_out(stage: Stage, expected: Expected | None) -> Symbols:
+            values: Symbols = stage.picked(ordered).numpy()
+            tables, (rows, centres) = self._tables_of(context, stage, expected, position, symbols.shape)
+            parts.append((tables, (values - centres).astype(np.int32), rows))
+            return values
+
+        context.run(*self._begun(which, position, symbols.shape), hand_out)
+        return parts
+
+    def _tables_of(
+        self, context: ContextModel, stage: Stage, expected: Expected | None, position: int, shape: torch.Size
+    ) -> tuple[SymbolTables, Expected]:
+        """Return a stage's tables, and which is each symbol's; where nothing is expected, the codec's own."""
+        if expected is None:
+            channels = shape[1]
+            rows = (context.order[stage.own] + position * channels)[None, :, None, None]
+            places = stage.picked_of_own(rows.expand(1, -1, *shape[2:])).numpy()
+            return self.model.tables, Expected(places, np.zeros(len(places), np.int64))
+        if context.offset_tables:
+            return context.offset_tables.tables, expected
+        assert self.model.hyper is not None
+        return self.model.hyper.tables, expected
 
     def accepts(self, container: Container) -> bool:
         """Return whether a payload was made with this very model, and adapter."""
@@ -215,31 +272,36 @@ class NeuralStill:
 
     def _pop(self, coder: Coder, height: int, width: int, position: int) -> Tensor:
         """Return y_hat (1, C, h, w), still multiplied by its gain."""
-        side, hyper = self.model.side, self.model.hyper
+        hyper, means = self.model.hyper, None
         rows, columns = (-(-extent // self.stride) * (self.stride // _Y_STRIDE) for extent in (height, width))
-        shape = (1, side.gain.shape[1], rows, columns)
-        if hyper is None:
+        shape = torch.Size((1, self.model.side.gain.shape[1], rows, columns))
+        which = None
+        if hyper:
+            z_shape = (1, hyper.side.gain.shape[1], rows * _Y_STRIDE // _Z_STRIDE, columns * _Y_STRIDE // _Z_STRIDE)
             with section("entropy"):
-                factorised = self.model.tables.pop(coder, factorised_rows(side, position, shape))
-                check_read(coder)
-            return latents_of(factorised, shape)
-        z_shape = (1, hyper.side.gain.shape[1], rows * _Y_STRIDE // _Z_STRIDE, columns * _Y_STRIDE // _Z_STRIDE)
-        with section("entropy"):
-            z_symbols = self.model.tables.pop(coder, factorised_rows(hyper.side, position, z_shape))
-        with section("transform"):
-            which, means = self._gaussians(hyper, latents_of(z_symbols, z_shape), position)
-
-            def read(tables: NDArray[np.int64]) -> Symbols:
-                with section("entropy"):
-                    return hyper.tables.pop(coder, tables)
-
-            if hyper.context:
-                symbols = hyper.context.run(which, lambda _, tables: read(tables))
-            else:
-                symbols = torch.from_numpy(read(which.reshape(-1).numpy())).reshape(shape)
+                z_symbols = self.model.tables.pop(coder, factorised_rows(hyper.side, position, z_shape))
+            with section("transform"):
+                which, means = self._gaussians(hyper, latents_of(z_symbols, z_shape), position)
+        symbols = self._popped(coder, which, position, shape)
         check_read(coder)
-        y_hat: Tensor = symbols.float() + means
-        return y_hat
+        return symbols.float() if means is None else symbols.float() + means
+
+    def _popped(self, coder: Coder, which: Tensor | None, position: int, shape: torch.Size) -> Tensor:
+        """Return y's symbols, int32 of that shape; see `_parts`."""
+        context = self.model.context
+        if context is None:
+            tables = self.model.hyper.tables if self.model.hyper else self.model.tables
+            with section("entropy"):
+                rows = factorised_rows(self.model.side, position, shape) if which is None else _flat(which)
+                return torch.from_numpy(tables.pop(coder, rows)).reshape(shape)
+
+        def read(stage: Stage, expected: Expected | None) -> Symbols:
+            with section("entropy"):
+                tables, (rows, centres) = self._tables_of(context, stage, expected, position, shape)
+                return (tables.pop(coder, rows) + centres).astype(np.int32)
+
+        with section("transform"):
+            return context.run(*self._begun(which, position, shape), read)
 
     def _gaussians(self, hyper: Hyper, z_hat: Tensor, position: int) -> tuple[Tensor, Tensor]:
         """Return the table of each value of y, int64 (1, M, h, w), and the means, likewise."""
@@ -264,9 +326,9 @@ class NeuralStill:
             encode += hyper.h_a.macs(*latent) + hyper.h_s.macs(*hyper_latent)
             decode += hyper.h_s.macs(*hyper_latent)
             parameters += hyper.h_a.num_parameters() + hyper.h_s.num_parameters()
-            if context := hyper.context:
-                encode, decode = encode + context.macs(*latent), decode + context.macs(*latent)
-                parameters += context.num_parameters()
+        if context := self.model.context:
+            encode, decode = encode + context.macs(*latent), decode + context.macs(*latent)
+            parameters += context.num_parameters()
         # g_a's first layers work at many times the places of all that follows: the peak of an encode is theirs.
         peak = self.model.g_a.peak_bytes(rows, columns)
         return Complexity(encode, decode, parameters, self.model.num_bytes, peak)
@@ -291,22 +353,6 @@ def factorised_rows(side: Side, position: int, shape: tuple[int, ...] | torch.Si
     return np.repeat(np.arange(channels) + position * channels, math.prod(shape[2:]))
 
 
-def _stages(hyper: Hyper, symbols: Tensor, which: Tensor) -> list[tuple[Symbols, NDArray[np.int64]]]:
-    """Return the symbols (n,) of y that are coded at once, and the table of each, in the order of decoding."""
-    context = hyper.context
-    if context is None:
-        return [(symbols.reshape(-1).numpy(), which.reshape(-1).numpy())]
-    stages: list[tuple[Symbols, NDArray[np.int64]]] = []
-    ordered = symbols[:, context.order]
-
-    def hand_out(stage: Stage, tables: NDArray[np.int64]) -> Symbols:
-        stages.append((stage.picked(ordered).numpy(), tables))
-        return stages[-1][0]
-
-    context.run(which, hand_out)
-    return stages
-
-
 def _adapter(digest: bytes) -> str:
     return f"the adapter {digest.hex()}" if digest else "no adapter"
 
@@ -314,6 +360,10 @@ def _adapter(digest: bytes) -> str:
 def _point(lmbda: float, bin_width: float | None = None) -> OperatingPoint:
     settings = {_LAMBDA: lmbda} | ({} if bin_width is None else {_BIN: bin_width})
     return OperatingPoint.of(**{knob: float(f"{value:.{_SIGNIFICANT}g}") for knob, value in settings.items()})
+
+
+def _flat(values: Tensor) -> NDArray[Any]:
+    return values.reshape(-1).numpy()
 
 
 def _vector(values: Tensor) -> Tensor:

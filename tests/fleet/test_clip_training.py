@@ -142,7 +142,7 @@ def test_the_words_survive_a_round_trip() -> None:
         ({"data": f"[{{weight: 1, clips: {PHOTOGRAPHS.replace('frames: 4', 'frames: 2')}}}]"}, "greater than or equal"),
         (
             {"kind": "moving-pictures"},
-            "kind must be one of still-codec, scale-context, clip-codec, clip-restorer, got 'moving-pictures'",
+            "kind must be one of still-codec, context, clip-codec, clip-restorer, got 'moving-pictures'",
         ),
         ({"lambdas": "[0.01]"}, "lambdas is no key of a training"),
         ({"crop": "96"}, "no part of 96 x 96 pixels fits into frames of 64 x 64"),

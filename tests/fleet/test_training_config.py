@@ -2,19 +2,20 @@ from pathlib import Path
 
 import pytest
 
-from roadbits.codecs.catalogue import clip_codecs, codec_named, still_or_clip_codec_named
+from roadbits.codecs.catalogue import clip_codecs, still_or_clip_codec_named
 from roadbits.codecs.neural.slim_clip import SlimClip
 from roadbits.codecs.neural.slim_model import SlimModel, load_model
-from roadbits.codecs.neural.still import NeuralStill
+from roadbits.codecs.training.context_freezing import groups_of
 from roadbits.codecs.training.rate_distortion import Schedule
 from roadbits.fleet.clip_training_config import ClipCodecTraining, MovingPhotographs, StreetClips
-from roadbits.fleet.context_config import ScaleContextTraining
+from roadbits.fleet.context_config import ContextTraining
 from roadbits.fleet.training_config import FolderImages, StillCodecTraining, StreetImages
 from roadbits.fleet.training_file import dump_training, load_training
 from roadbits.fleet.yaml_file import YamlFileError
 
 SHIPPED = sorted((Path(__file__).parents[2] / "codecs" / "weights").glob("*.yaml"))
-SHIPPED_STILLS = [path for path in SHIPPED if path.stem not in ("slimvc", "hyperprior-context")]
+CONTEXTS = [path for path in SHIPPED if path.stem.endswith("-context")]
+SHIPPED_STILLS = [path for path in SHIPPED if path.stem != "slimvc" and path not in CONTEXTS]
 COMPARED = sorted((Path(__file__).parents[2] / "scenarios" / "trainings").glob("*.yaml"))
 SMALL = """\
 name: small
@@ -75,18 +76,18 @@ def test_the_shipped_weights_are_what_their_recipe_trains(path: Path) -> None:
         assert model.g_a.num_outputs == latent
 
 
-def test_the_shipped_scale_context_is_what_its_recipe_trains() -> None:
-    (path,) = (path for path in SHIPPED if path.stem == "hyperprior-context")
-    words, codec = load_training(path), codec_named("hyperprior")
-    assert isinstance(words, ScaleContextTraining)
-    assert isinstance(codec, NeuralStill)
-    context = codec.model.description.context
-    assert words.codec.still == "hyperprior"
-    assert context is not None
-    assert (context.groups, context.steps) == (words.codec.groups, words.steps)
-    assert codec.model.hyper is not None
-    assert codec.model.hyper.context is not None
-    assert {network.layers[0].num_outputs for network in codec.model.hyper.context.networks} == {words.codec.channels}
+@pytest.mark.parametrize("path", CONTEXTS, ids=lambda path: path.stem)
+def test_a_shipped_context_is_what_its_recipe_trains(path: Path) -> None:
+    words = load_training(path)
+    assert isinstance(words, ContextTraining)
+    assert words.codec.still == path.stem.removesuffix("-context")
+    for codec, channels in zip(words.codec.widths_codecs(), words.codec.each_channels(), strict=True):
+        context, described = codec.model.context, codec.model.description.context
+        assert context is not None
+        assert described is not None
+        assert described.steps == words.steps
+        assert context.groups == groups_of(words.codec.groups, len(context.order))
+        assert {network.layers[0].num_outputs for network in context.networks} == {channels}
 
 
 def test_the_shipped_temporal_model_is_what_its_recipe_trains() -> None:
@@ -176,7 +177,7 @@ def test_all_faults_are_reported_at_once_with_path_and_line(tmp_path: Path) -> N
         (
             "kind: still-codec",
             "kind: restorer",
-            "2: kind must be one of still-codec, scale-context, clip-codec, clip-restorer, got 'restorer'",
+            "2: kind must be one of still-codec, context, clip-codec, clip-restorer, got 'restorer'",
         ),
         ("steps: 12", "steps: 12.5", "5: steps input should be a valid integer"),
         ("lambdas: [0.002, 5e-2]", "lambdas: [0.05, 0.002]", "4: lambdas must rise by a factor of at least 1.05"),

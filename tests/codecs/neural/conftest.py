@@ -1,8 +1,7 @@
 """Small exact models made of whole numbers alone, so that the payloads they write can be pinned."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import pytest
@@ -21,11 +20,12 @@ from roadbits.codecs.integer import (
     Output,
     Shape,
 )
-from roadbits.codecs.neural.context_model import ContextModel, stages_of
-from roadbits.codecs.neural.model_file import Description, FrozenModel, Hyper, Side
+from roadbits.codecs.neural.context_model import ContextModel, OffsetTables, stages_of
+from roadbits.codecs.neural.model_file import ContextWords, Description, FrozenModel, Hyper, Side
 from roadbits.codecs.symbol_tables import TOTAL, Symbols, SymbolTables
 
-Design = Literal["cae", "mean-scale", "scale-only", "scale-context"]
+Design = Literal["cae", "mean-scale", "scale-only", "scale-context", "mean-context"]
+DESIGNS: tuple[Design, ...] = get_args(Design)
 Tiny = Callable[..., FrozenModel]
 
 POSITIONS = 5
@@ -157,32 +157,36 @@ def hyper(numbers: Numbers, channels: int, means: bool) -> Hyper:
     )
 
 
-def context(numbers: Numbers, channels: int, second: Hyper) -> ContextModel:
-    """Return a scale context of three and five eighths of the channels, which moves scales by some ten tables."""
+def context(numbers: Numbers, channels: int, means: bool) -> ContextModel:
+    """Return a context of three and five eighths of the channels, which moves scales by some ten tables."""
     groups = (3 * channels // 8, channels - 3 * channels // 8)
     networks = []
-    for stage in stages_of(groups):
+    for stage in stages_of(groups)[means:]:
         layers = (
-            convolution(numbers, "down", (stage.num_inputs, 6, 1), 1, "relu", 512),
+            convolution(numbers, "down", (stage.num_inputs(means), 6, 1), 1, "relu", 512),
             convolution(numbers, "down", (6, 6, 3 if stage.known else 1), 1, "relu", 512),
-            convolution(numbers, "down", (6, stage.end - stage.begin, 1), 1, "values", 1),
+            convolution(numbers, "down", (6, stage.num_outputs(means), 1), 1, "values", 1),
         )
         networks.append(ExactTransform(layers))
-    inverse_scales = 64 / torch.arange(16, 16 + len(second.tables))
+    inverse_scales = 64 / torch.arange(16, 16 + NUM_SCALES)
     order = torch.arange(channels) * 3 % channels
-    return ContextModel(order, groups, tuple(networks), inverse_scales)
+    return ContextModel(order, groups, tuple(networks), inverse_scales, offset_tables() if means else None)
+
+
+def offset_tables() -> OffsetTables:
+    """Return tables for means in eighths, quarters, halves and none."""
+    parts = [8, 4, 2, 1]
+    peaks = [peaked(4 + 2 * rung + part % 2) for rung in range(NUM_SCALES) for part in range(parts[rung % 4])]
+    return OffsetTables(torch.tensor(parts).repeat(NUM_SCALES // 4), SymbolTables.of(peaks))
 
 
 def tiny_model(design: Design = "cae", channels: int = 8, seed: int = 0) -> FrozenModel:
     """Return a model of random whole numbers: its pictures are noise, its arithmetic is a trained model's."""
     numbers = Numbers(seed)
-    g_a, g_s = transforms(numbers, channels, latent_gdn=design == "cae")
-    second = None if design == "cae" else hyper(numbers, channels, design != "scale-only")
-    words = None
-    if second and design == "scale-context":
-        second = replace(second, context=(moving := context(numbers, channels, second)))
-        layers = [[vars(layer.shape) for layer in network.layers] for network in moving.networks]
-        words = {"groups": moving.groups, "networks": layers}
+    factorised = design in ("cae", "mean-context")
+    g_a, g_s = transforms(numbers, channels, latent_gdn=factorised)
+    second = None if factorised else hyper(numbers, channels, design != "scale-only")
+    moving = context(numbers, channels, factorised) if design in ("scale-context", "mean-context") else None
     networks = {"g_a": g_a, "g_s": g_s, **({"h_a": second.h_a, "h_s": second.h_s} if second else {})}
     description = Description.model_validate(
         {
@@ -191,11 +195,11 @@ def tiny_model(design: Design = "cae", channels: int = 8, seed: int = 0) -> Froz
             "trained": [0, 2, 4],
             "transforms": {name: [vars(layer.shape) for layer in net.layers] for name, net in networks.items()},
             "means": design != "scale-only",
-            "context": words,
+            "context": ContextWords.of(moving, 0).model_dump() if moving else None,
         }
     )
     tables = [peaked(4 + 3 * position + channel % 3) for position in range(POSITIONS) for channel in range(channels)]
-    return FrozenModel(description, g_a, g_s, side(channels, 16.0), SymbolTables.of(tables), second)
+    return FrozenModel(description, g_a, g_s, side(channels, 16.0), SymbolTables.of(tables), second, moving)
 
 
 @pytest.fixture(scope="session")
@@ -204,7 +208,7 @@ def tiny() -> Tiny:
     return tiny_model
 
 
-@pytest.fixture(scope="session", params=["cae", "mean-scale", "scale-only", "scale-context"])
+@pytest.fixture(scope="session", params=DESIGNS)
 def model(request: pytest.FixtureRequest) -> FrozenModel:
     """Return a small model of every design in turn."""
     return tiny_model(request.param)

@@ -37,7 +37,7 @@ class Case(NamedTuple):
     decoded: Image
 
 
-@pytest.fixture(scope="module", params=["cae", "mean-scale", "scale-only", "scale-context"])
+@pytest.fixture(scope="module", params=["cae", "mean-scale", "scale-only", "scale-context", "mean-context"])
 def case(request: pytest.FixtureRequest, tiny: Tiny, textured: Maker) -> Case:
     codec = NeuralStill("wide", tiny(request.param, channels=WIDTH))
     image = textured(100, 139)
@@ -179,7 +179,7 @@ def test_another_process_gives_the_same(
 ) -> None:
     image, expected = textured(70, 90), []
     np.save(tmp_path / "image.npy", image)
-    for number, design in enumerate(("cae", "mean-scale", "scale-only", "scale-context")):
+    for number, design in enumerate(("cae", "mean-scale", "scale-only", "scale-context", "mean-context")):
         model = tiny(design, channels=WIDTH)
         model.save(tmp_path / f"{number}.safetensors")
         codec = NeuralStill("wide", model)

@@ -1,6 +1,7 @@
 import json
 import subprocess
 import sys
+import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -8,11 +9,18 @@ import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from roadbits.codecs.bitstream import HASH_BYTES
-from roadbits.codecs.neural.model_file import ContextWords, FrozenModel, ModelFileError
+from roadbits.codecs.neural.model_file import (
+    ContextWords,
+    FrozenModel,
+    ModelFileError,
+    open_tensors,
+    save_tensors,
+    stored_bytes,
+)
 
 Tiny = Callable[..., FrozenModel]
 
@@ -81,12 +89,13 @@ def test_the_hashes_of_these_models_are_these(tiny: Tiny) -> None:
         "mean-scale": "b666d090a8ba",
         "scale-only": "76cc02efffc3",
         "scale-context": "02c063ef48e4",
+        "mean-context": "3c32fc9e8cd3",
     }
     assert {design: tiny(design).hash.hex() for design in expected} == expected
 
 
 def test_the_hash_is_the_same_in_another_process(tiny: Tiny, tmp_path: Path) -> None:
-    models = [tiny(design) for design in ("cae", "mean-scale", "scale-only", "scale-context")]
+    models = [tiny(design) for design in ("cae", "mean-scale", "scale-only", "scale-context", "mean-context")]
     paths = [tmp_path / str(number) for number in range(len(models))]
     for model, path in zip(models, paths, strict=True):
         model.save(path)
@@ -104,7 +113,7 @@ def test_the_hash_is_the_same_in_another_process(tiny: Tiny, tmp_path: Path) -> 
     assert run.stdout.split() == [model.hash.hex() for model in models]
 
 
-@pytest.mark.parametrize("design", ["cae", "mean-scale", "scale-context"])
+@pytest.mark.parametrize("design", ["cae", "mean-scale", "scale-context", "mean-context"])
 def test_the_hash_changes_with_any_tensor(design: str, tiny: Tiny, path: Path) -> None:
     model = tiny(design)
     seen = {model.hash}
@@ -114,8 +123,9 @@ def test_the_hash_changes_with_any_tensor(design: str, tiny: Tiny, path: Path) -
         try:
             changed = FrozenModel.load(path)
         except ModelFileError:
-            # Another division into tables leaves some that do not sum, another order names a channel twice.
-            assert name.endswith(("lengths", "order"))
+            # Another division into tables leaves some that do not sum, another order names a channel twice, and other
+            # parts are of more or fewer tables.
+            assert name.endswith(("lengths", "order", "parts"))
             continue
         assert changed.hash not in seen, name
         seen.add(changed.hash)
@@ -319,3 +329,37 @@ def test_an_unsound_description_is_refused(field: str, value: object, tiny: Tiny
     rewrite(path, described={field: value})
     with pytest.raises(ModelFileError, match="cannot use the weights"):
         FrozenModel.load(path)
+
+
+def test_large_weights_are_packed_and_come_back(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    tensors = {
+        "wide": torch.from_numpy(rng.normal(0, 50, (80, 40, 5, 5)).astype(np.int32)),
+        "ends": torch.arange(-(1 << 15) + 1, 1 << 15).repeat(2),
+        "small": torch.arange(-5, 5),
+    }
+    path = tmp_path / "packed.safetensors"
+    save_tensors(path, "text", tensors)
+    assert path.stat().st_size < 0.85 * stored_bytes(tensors)
+    with open_tensors(path) as (text, found):
+        assert text == "text"
+        assert found.keys() == tensors.keys()
+        assert all(torch.equal(found[name].long(), tensors[name].long()) for name in tensors)
+
+
+@pytest.mark.parametrize("damage", ["cut", "longer", "other bytes", "no low bytes"])
+def test_damaged_packing_is_refused(damage: str, tmp_path: Path) -> None:
+    path = tmp_path / "packed.safetensors"
+    save_tensors(path, "text", {"wide": torch.arange(1 << 16) % 999})
+    tensors = load_file(path)
+    high = tensors["wide~high"].numpy()
+    changes: dict[str, dict[str, torch.Tensor | None]] = {
+        "cut": {"wide~high": torch.from_numpy(high[:-9].copy())},
+        "longer": {"wide~high": torch.from_numpy(np.frombuffer(zlib.compress(bytes(1 << 20)), np.uint8).copy())},
+        "other bytes": {"wide~high": torch.from_numpy(high[::-1].copy())},
+        "no low bytes": {"wide": None},
+    }
+    kept = {name: tensor for name, tensor in (tensors | changes[damage]).items() if tensor is not None}
+    save_file(kept, path, {"roadbits": "text"})
+    with pytest.raises(ModelFileError, match="cannot use the weights"), open_tensors(path):
+        pass

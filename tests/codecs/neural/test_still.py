@@ -48,12 +48,17 @@ GOLDEN_BODY = {
         "7949821cdf0c0ca44ed3cceec4305a2fe63c278a3d734b1b0a9c2aef920aa9f444454d85139be8896ebef9d07452164918a3"
         "bba72eab068daaa5d316f97b81a0c0f86915e9172a3ad8addc54dbd0feed7d3c7fb93df29e00"
     ),
+    "mean-context": (
+        "b20c8a8b927c848ad07489f240639369102953fc2729544fbf0f7eec27ac7f3a9ae290f9f29b87333f6a7366e96b8e95e8b8"
+        "8b07616376e53d9c6953bcd8035626a9ff2ac237e6194351c8d505000000"
+    ),
 }
 GOLDEN_IMAGE = {
     "cae": "f77ef51a21da68eacbeca03adcaf134ac05447cc482817fe9c2c699f988ea314",
     "mean-scale": "4062bf2db7ce9260d13b8a72527d589762adcc32511a25d8524109fdf67ee2d9",
     "scale-only": "a75b1994f2d6b774e120c7e0129fd78bcd6e5516fce289d368c04098fb09592c",
     "scale-context": "4062bf2db7ce9260d13b8a72527d589762adcc32511a25d8524109fdf67ee2d9",
+    "mean-context": "f77ef51a21da68eacbeca03adcaf134ac05447cc482817fe9c2c699f988ea314",
 }
 
 
@@ -153,9 +158,8 @@ def test_every_latent_value_survives(codec: NeuralStill, textured: Maker, monkey
             pushed.clear()
             popped.clear()
             codec.decode(codec.encode(image, point))
-            hyper = codec.model.hyper
-            stages = 0 if hyper is None else len(hyper.context.stages) if hyper.context else 1
-            assert len(pushed) == len(popped) == 1 + stages
+            stages = len(codec.model.context.stages) if codec.model.context else 1
+            assert len(pushed) == len(popped) == stages + (codec.model.hyper is not None)
             for (_, values, _), theirs in zip(pushed, reversed(popped), strict=True):
                 assert np.array_equal(values, theirs)
 
@@ -194,7 +198,7 @@ def test_what_lies_beyond_the_edge_is_the_edge_repeated(codec: NeuralStill, text
     assert np.array_equal(codec.decode(codec.encode(image, codec.points[0])), whole[:40, :50])
 
 
-@pytest.mark.parametrize("design", ["cae", "mean-scale", "scale-only", "scale-context"])
+@pytest.mark.parametrize("design", ["cae", "mean-scale", "scale-only", "scale-context", "mean-context"])
 def test_the_payload_and_the_decoded_image_of_this_image_are_these(design: str, tiny: Tiny) -> None:
     codec = NeuralStill(design, tiny(design))
     payload = codec.encode(chequered(35, 51), codec.fine_points[3])
