@@ -107,7 +107,7 @@ def test_a_file_holds_shared_weights_once_and_gives_the_same_models(codec: SlimS
     assert isinstance(again, SlimModel)
     assert [model.hash for model in again.models] == [model.hash for model in codec.model.models]
     assert again.hash == codec.model.hash
-    assert codec.model.num_bytes < path.stat().st_size < codec.model.num_bytes + 40_000
+    assert codec.model.num_bytes / 2 < path.stat().st_size < codec.model.num_bytes + 40_000  # large ones are packed
     saved = sum(2 * kernel.numel() for model in codec.model.models[:-1] for kernel in kernels(model).values())
     assert codec.model.num_bytes <= sum(model.num_bytes for model in codec.model.models) - saved
 
