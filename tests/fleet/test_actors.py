@@ -107,6 +107,10 @@ print("results", list(backend.map(die_once, [(sys.argv[1], number) for number in
 def train_and_die_once(item, report):
     marker, number = item
     report(1, 0.5)
+    # Nobody waits for a report to arrive: the board must be given the time to.
+    until = time.monotonic() + 120
+    while not Path(marker + "-board").exists() and time.monotonic() < until:
+        time.sleep(0.05)
     return die_once((marker, number))
 
 seen = set()
