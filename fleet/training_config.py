@@ -12,10 +12,13 @@ from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
+from roadbits.codecs.catalogue import codec_named
 from roadbits.codecs.neural import cae, hyperprior
+from roadbits.codecs.neural.model_file import FrozenModel
 from roadbits.codecs.neural.modulation import Method
 from roadbits.codecs.neural.slim_layers import GdnRecipe
 from roadbits.codecs.neural.slim_network import check_widths
+from roadbits.codecs.neural.still import NeuralStill
 from roadbits.codecs.training.lambda_schedule import LambdaSchedule
 from roadbits.codecs.training.rate_distortion import Schedule
 from roadbits.fleet.parts import Count, Positive, Seconds, Seed, Share
@@ -272,7 +275,8 @@ class StillCodecTraining(TrainingPart):
         lambdas: of the rate levels, rising.
         checkpoint_every: steps.
         busiest_of: crops are drawn that many at a time, and the one with the strongest gradients is taken.
-        start: first weights: `random`, or those of a DCT for transforms of three layers, see `dct_start`.
+        start: first weights: `random`, those of a DCT for transforms of three layers, see `dct_start`, or a codec's
+            with networks of the same sizes: a shipped one, one width of it such as `slimcae/96`, or `NAME:FILE`.
         start_from: a checkpoint of the same network to take first weights from; only weights, no moments. Bottleneck
             scaling needs one, of a training of the same codec for its highest lambda alone.
         data: sources of crops.
@@ -296,7 +300,7 @@ class StillCodecTraining(TrainingPart):
     seed: Seed = 0
     checkpoint_every: Count = 500
     busiest_of: Annotated[int, Field(ge=1, le=64)] = 1
-    start: Literal["random", "dct"] = "random"
+    start: Annotated[str, AfterValidator(with_absolute_file)] = "random"
     start_from: FolderPath | None = None
     data: tuple[WeightedImages, ...] = Field(strict=False, min_length=1)
     validation: Validation
@@ -325,9 +329,26 @@ class StillCodecTraining(TrainingPart):
             raise ValueError("start dct needs transforms of three layers: give layers 3, or start random")
         if self.start != "random" and self.start_from:
             raise ValueError("first weights come from start or start_from: give one of them")
+        self.start_model()
         if self.lambda_schedule:
             self._check_schedule(self.lambda_schedule)
         return self
+
+    def start_model(self) -> FrozenModel | None:
+        """Return the codec to begin from, if there is one.
+
+        Raises:
+            ValueError: if it has no networks, several widths or an adapter, or this training's codec has several.
+        """
+        if self.start in ("random", "dct"):
+            return None
+        codec = codec_named(self.start)
+        if isinstance(self.codec, _SlimCodec) or not isinstance(codec, NeuralStill) or codec.adapter_hash:
+            raise ValueError(
+                f"a {self.codec.kind} cannot start from {self.start}: a cae or hyperprior can, "
+                "from a neural codec of one width without an adapter, such as cae or slimcae/96"
+            )
+        return codec.model
 
     def _check_mask_decay(self, words: MaskDecayWords) -> None:
         codec = self.codec

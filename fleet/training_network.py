@@ -17,11 +17,12 @@ from roadbits.codecs.neural.modulation import Method, RateMethod
 from roadbits.codecs.neural.scaling import Scaled, train_scales_only
 from roadbits.codecs.neural.slimcae import SlimCAE
 from roadbits.codecs.neural.slimhyperprior import SlimHyperprior
-from roadbits.codecs.training.crops import CropSampler
+from roadbits.codecs.training.crops import CropSampler, TrainingDataError
 from roadbits.codecs.training.dct_start import start_as_dct
 from roadbits.codecs.training.joint_widths import JointWidths, JointWidthsTraining
 from roadbits.codecs.training.mask_decay import shrink_encoder
 from roadbits.codecs.training.rate_distortion import RateDistortionTraining
+from roadbits.codecs.training.thawing import thaw
 from roadbits.fleet.training_config import (
     CaeCodec,
     HyperpriorCodec,
@@ -35,9 +36,13 @@ SlimNetwork = SlimCAE | SlimHyperprior
 
 
 def build_network(words: StillCodecTraining) -> PlainNetwork | SlimNetwork:
-    """Return the network with the initial weights that the seed gives."""
+    """Return the network with the initial weights that the seed, or the codec to start from, gives.
+
+    Raises:
+        TrainingDataError: if that codec's networks are others.
+    """
     torch.manual_seed(words.seed)
-    codec, prepare = words.codec, start_as_dct if words.start == "dct" else None
+    codec, prepare = words.codec, _preparation(words)
     match codec:
         case CaeCodec():
             cae = CAE(codec.channels, rate_method(codec.method, words.lambdas), codec.latent_channels)
@@ -54,6 +59,23 @@ def build_network(words: StillCodecTraining) -> PlainNetwork | SlimNetwork:
             return SlimHyperprior(codec.widths, codec.latent_channels, lambdas, *shape, prepare)
         case _:
             assert_never(codec)
+
+
+def _preparation(words: StillCodecTraining) -> Callable[[PlainNetwork], None] | None:
+    """Return what gives a network its first weights, if they are not random."""
+    if words.start == "dct":
+        return start_as_dct
+    frozen = words.start_model()
+    if frozen is None:
+        return None
+
+    def thawed(network: PlainNetwork) -> None:
+        try:
+            thaw(network, frozen)
+        except ValueError as error:
+            raise TrainingDataError(f"start: cannot begin from {words.start}: {error}") from error
+
+    return thawed
 
 
 def _begun(

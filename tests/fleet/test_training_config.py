@@ -236,6 +236,10 @@ SLIM = "{kind: slimcae, widths: [8, 12, 16]}"
             "start dct needs transforms of three layers",
         ),
         ("{kind: cae, channels: 8}\nstart: dct\nstart_from: other", "give one of them"),
+        ("{kind: cae, channels: 8}\nstart: nothing", "no codec 'nothing': choose from"),
+        ("{kind: cae, channels: 8}\nstart: jpeg", "a cae cannot start from jpeg"),
+        ("{kind: cae, channels: 8}\nstart: slimcae", "one width without an adapter, such as cae or slimcae/96"),
+        ("{kind: slimcae, widths: [48, 96]}\nstart: cae", "a slimcae cannot start from cae"),
         ("{kind: cae, channels: 8}\nmask_decay: {channels: 4, steps: 2}", "give its checkpoint as start_from"),
         (
             "{kind: cae, method: mae, channels: 8}\nstart_from: other\nmask_decay: {channels: 4, steps: 2}",

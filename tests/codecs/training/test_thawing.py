@@ -1,0 +1,102 @@
+"""Thawing: a network begun from a frozen codec computes what that codec computes, at lambdas between its own too."""
+
+import numpy as np
+import pytest
+import torch
+
+from roadbits.codecs.codec import Image
+from roadbits.codecs.neural.cae import CAE
+from roadbits.codecs.neural.hyperprior import Hyperprior
+from roadbits.codecs.neural.mae import Modulated
+from roadbits.codecs.neural.model_file import FrozenModel
+from roadbits.codecs.neural.still import NeuralStill
+from roadbits.codecs.training.dct_start import start_as_dct
+from roadbits.codecs.training.freezing import freeze
+from roadbits.codecs.training.thawing import thaw
+
+LAMBDAS = (0.002, 0.01, 0.05)
+Network = CAE | Hyperprior
+
+
+def network(kind: str, lambdas: tuple[float, ...] = LAMBDAS, seed: int = 1) -> Network:
+    torch.manual_seed(seed)
+    if kind == "cae":
+        return CAE(12, lambdas, 24)
+    return Hyperprior(12, 24, lambdas, 3, kind == "mean-scale hyperprior")
+
+
+@pytest.fixture(scope="module")
+def image() -> Image:
+    rng = np.random.default_rng(3)
+    coarse = torch.from_numpy(rng.uniform(0, 255, (1, 3, 8, 10)))
+    fine = torch.nn.functional.interpolate(coarse, (128, 192), mode="bicubic")[0].permute(1, 2, 0).numpy()
+    return np.clip(fine + rng.normal(0, 4, fine.shape), 0, 255).astype(np.uint8)
+
+
+@pytest.fixture(scope="module", params=["cae", "scale hyperprior", "mean-scale hyperprior"])
+def frozen(request: pytest.FixtureRequest, image: Image) -> tuple[str, FrozenModel]:
+    untrained = network(request.param, seed=0)
+    start_as_dct(untrained)
+    return request.param, freeze(untrained, [image], 0)
+
+
+def passed(network: Network, image: Image, level: float) -> tuple[float, float]:
+    """Return the estimated bytes and the PSNR of an image."""
+    x = torch.from_numpy(image).permute(2, 0, 1)[None].float() / 255
+    with torch.no_grad():
+        forward = network.eval()(x, torch.tensor([level]))
+    pixels = torch.round(forward.x_hat.clamp(0, 1) * 255)[0].permute(1, 2, 0).numpy()
+    return float(forward.bits) / 8, psnr_db(image, pixels)
+
+
+def psnr_db(image: Image, other: np.ndarray) -> float:
+    return float(10 * np.log10(255**2 / np.mean((image.astype(float) - other) ** 2)))
+
+
+def test_a_thawed_network_computes_what_the_codec_does(frozen: tuple[str, FrozenModel], image: Image) -> None:
+    kind, model = frozen
+    codec, thawed = NeuralStill(kind, model), network(kind)
+    before = passed(thawed, image, 1.0)
+    thaw(thawed, model)
+    for level, point in enumerate(codec.points):
+        payload = codec.encode(image, point)
+        num_bytes, quality = passed(thawed, image, float(level))
+        assert quality == pytest.approx(psnr_db(image, codec.decode(payload)), abs=0.2)
+        assert num_bytes == pytest.approx(len(payload), rel=0.12)
+    assert abs(before[1] - quality) > 1
+
+
+def test_a_thawed_network_has_the_gains_of_lambdas_in_between(frozen: tuple[str, FrozenModel], image: Image) -> None:
+    kind, model = frozen
+    own, between = network(kind), network(kind, (0.004, 0.02))
+    thaw(own, model)
+    thaw(between, model)
+    (few, low), (more, middle), (most, high) = (
+        passed(net, image, level) for net, level in ((own, 0.0), (between, 0.0), (own, 1.0))
+    )
+    assert few < more < most
+    assert low < middle < high
+
+
+def test_weights_are_of_the_size_that_training_expects(frozen: tuple[str, FrozenModel]) -> None:
+    kind, model = frozen
+    thawed = network(kind)
+    thaw(thawed, model)
+    betas = [value for name, value in thawed.named_parameters() if name.endswith("sqrt_beta")]
+    assert all(torch.allclose(beta, torch.ones_like(beta), atol=1e-3) for beta in betas)
+    assert betas
+
+
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        (CAE(8, LAMBDAS, 24), "layers are others: down 3-12, gdn 12-12"),
+        (CAE(12, LAMBDAS), "layers are others"),
+        (Hyperprior(12, 24, LAMBDAS), "networks of cae are others"),
+        (CAE(12, Modulated(LAMBDAS), 24), "method gain"),
+        (CAE(12, (0.001, 0.05), 24), "lambdas reach from 0.002 to 0.05, got 0.001"),
+    ],
+)
+def test_what_does_not_fit_is_refused(other: Network, message: str, image: Image) -> None:
+    with pytest.raises(ValueError, match=message):
+        thaw(other, freeze(network("cae"), [image], 0))
