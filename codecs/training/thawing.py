@@ -1,14 +1,13 @@
 """Thawing: a frozen model's weights become the first weights of a training.
 
 Freezing backwards, for what a file still knows. Whole weights times multipliers are weights again; the units of
-activations in between, which a file does not keep, are chosen so that GDNs begin with a beta of 1 and convolutions with
-weights as large as random ones. Neither changes what a transform computes. The factorised model is fitted to the stored
-tables. What cannot come back are the digits that rounding took.
+activations in between, which a file does not keep, are chosen about as training leaves them: filters of norm 1, GDNs with a
+beta of 1. What a transform computes does not depend on them, how it learns does. The factorised model is fitted to the
+stored tables. What cannot come back are the digits that rounding took.
 
 Not here: freezing (`freezing`), adapting a codec while it stays frozen (`codecs.adaptation`).
 """
 
-import math
 from collections.abc import Sequence
 from itertools import pairwise
 
@@ -28,6 +27,8 @@ from roadbits.codecs.neural.modulation import Transform
 
 _FITTING_STEPS = 600
 _FITTING_RATE = 0.02
+_SMALLEST_NORM = 1e-3
+"""Of a filter that does nothing, relative to the others."""
 _ROUNDING = 1e-5
 """Of lambdas as files keep them."""
 
@@ -50,24 +51,17 @@ def thaw(network: CAE | Hyperprior, model: FrozenModel) -> None:
     if lambdas[0] < known[0] * (1 - _ROUNDING) or lambdas[-1] > known[-1] * (1 + _ROUNDING):
         raise ValueError(f"its lambdas reach from {known[0]:g} to {known[-1]:g}, got {lambdas[0]:g} to {lambdas[-1]:g}")
     with torch.no_grad():
-        _thaw_analysis(network.g_a, model.g_a)
-        unit = _natural_unit(model.side)
-        _thaw_onwards(network.g_s, model.g_s, unit, 1 / LARGEST_PIXEL)
+        pixel = torch.full((3,), 1 / LARGEST_PIXEL).double()
+        _thaw_forwards(network.g_a, model.g_a, pixel)
+        unit = _thaw_backwards(network.g_s, model.g_s, pixel)
         _thaw_gain(network.gain, model.side, unit, lambdas, known)
         if isinstance(network, Hyperprior) and hyper:
             if network.means != model.description.means or hyper.y_entry.ndim != 1:
                 raise ValueError("one has means beside scales, the other has not")
-            _thaw_onwards(network.h_a, hyper.h_a, 1 / hyper.y_entry.double(), 1.0)
-            unit = _natural_unit(hyper.side)
-            _thaw_onwards(network.h_s, hyper.h_s, unit, 1.0)
+            _thaw_forwards(network.h_a, hyper.h_a, 1 / hyper.y_entry.double())
+            unit = _thaw_backwards(network.h_s, hyper.h_s, torch.ones(hyper.h_s.num_outputs).double())
             _thaw_gain(network.hyper_gain, hyper.side, unit, lambdas, known)
     _fit_density(network.entropy_model, WarpedDensity(model))
-
-
-def _natural_unit(side: Side) -> Tensor:
-    """Return how much of a latent one step at the synthesis transform's entry is (C,): inverse gains undo gains."""
-    middle = len(side.gain) // 2
-    return 1 / (side.entry[middle].double() * side.gain[middle].double())
 
 
 def _pairs(transform: Transform, frozen: ExactTransform) -> list[tuple[nn.Module, ExactLayer]]:
@@ -99,60 +93,57 @@ def _is_alike(module: nn.Module, layer: ExactLayer) -> bool:
     return (kind, size, stride) == (shape.kind, tuple(layer.weight.shape), shape.stride)
 
 
-def _thaw_analysis(transform: Transform, frozen: ExactTransform) -> None:
-    """Take over g_a, from its end, where units are the latent's own."""
-    pairs = _pairs(transform, frozen)
-    given = torch.ones(frozen.num_outputs).double()
-    for index, (module, layer) in reversed(list(enumerate(pairs))):
-        if isinstance(module, GDN):
-            taken = given / torch.sqrt(layer.offset.double())
-        elif index == 0:
-            taken = torch.full((layer.num_inputs,), 1 / LARGEST_PIXEL).double()
-        else:
-            ones = torch.ones(layer.num_inputs).double()
-            taken = ones * _root_mean_square(_weight(layer, ones, given)) / _usual_size(layer)
-        _take_over(module, layer, taken, given)
-        given = taken
-
-
-def _thaw_onwards(transform: Transform, frozen: ExactTransform, taken: Tensor, last: float) -> None:
-    """Take over a transform from its begin.
+def _thaw_forwards(transform: Transform, frozen: ExactTransform, taken: Tensor) -> None:
+    """Take over g_a or h_a: units such that filters have norm 1, and GDNs a beta of 1.
 
     Args:
         transform: to be given weights.
         frozen: that has them.
         taken: what a step of its input is (C,).
-        last: what a step of its output is.
     """
     pairs = _pairs(transform, frozen)
     for index, (module, layer) in enumerate(pairs):
-        ones = torch.ones(layer.num_outputs).double()
-        if index == len(pairs) - 1:
-            given = ones * last
-        elif isinstance(module, GDN):
-            given = taken / torch.sqrt(layer.offset.double())
-        else:
-            given = ones * _usual_size(layer) / _root_mean_square(_weight(layer, taken, ones))
+        given = torch.ones(layer.num_outputs).double()
+        if index < len(pairs) - 1:
+            if isinstance(module, GDN):
+                given = taken * torch.sqrt(layer.offset.double())
+            else:
+                given = 1 / _norms(_weight(layer, taken, given), dim=0)
         _take_over(module, layer, taken, given)
         taken = given
 
 
+def _thaw_backwards(transform: Transform, frozen: ExactTransform, given: Tensor) -> Tensor:
+    """Take over g_s or h_s: units such that what a channel adds to the next layer has norm 1, and GDNs a beta of 1.
+
+    Args:
+        transform: to be given weights.
+        frozen: that has them.
+        given: what a step of its output is (C,).
+
+    Returns:
+        What a step of its input is (C,).
+    """
+    for module, layer in reversed(_pairs(transform, frozen)):
+        if isinstance(module, GDN):
+            taken = given * torch.sqrt(layer.offset.double())
+        else:
+            taken = _norms(_weight(layer, torch.ones(layer.num_inputs).double(), given), dim=1)
+        _take_over(module, layer, taken, given)
+        given = taken
+    return given
+
+
+def _norms(weight: Tensor, dim: int) -> Tensor:
+    """Return the norms of weights (out, in, k, k) for each output (dim 0) or input (dim 1), none near 0."""
+    norms = weight.square().sum(dim=(1 - dim, 2, 3)).sqrt()
+    return norms.clamp(min=float(norms.median()) * _SMALLEST_NORM + 1e-12)
+
+
 def _weight(layer: ExactLayer, taken: Tensor, given: Tensor) -> Tensor:
-    """Return a convolution's weights between inputs and outputs whose steps are these (C,)."""
-    out_scale = layer.multiplier.double() * given
-    if layer.shape.kind == "up":
-        return layer.weight.double() * out_scale[:, None, None] / taken[:, None, None, None]
-    return layer.weight.double() * out_scale[:, None, None, None] / taken[:, None, None]
-
-
-def _usual_size(layer: ExactLayer) -> float:
-    """Return the root mean square of random weights that keep a signal's size."""
-    kernel = layer.weight.shape[2] / (layer.shape.stride if layer.shape.kind == "up" else 1)
-    return 1 / math.sqrt(3 * layer.num_inputs * kernel**2)
-
-
-def _root_mean_square(values: Tensor) -> float:
-    return max(float(values.square().mean().sqrt()), 1e-12)
+    """Return a convolution's weights (out, in, k, k) between inputs and outputs whose steps are these (C,)."""
+    weight = layer.weight.double().transpose(0, 1) if layer.shape.kind == "up" else layer.weight.double()
+    return weight * (layer.multiplier.double() * given)[:, None, None, None] / taken[:, None, None]
 
 
 def _take_over(module: nn.Module, layer: ExactLayer, taken: Tensor, given: Tensor) -> None:
@@ -166,7 +157,8 @@ def _take_over(module: nn.Module, layer: ExactLayer, taken: Tensor, given: Tenso
         module.sqrt_beta.copy_(rooted(offset * ratio))
         return
     assert isinstance(module, nn.Conv2d | nn.ConvTranspose2d)
-    module.weight.copy_(_weight(layer, taken, given))
+    weight = _weight(layer, taken, given)
+    module.weight.copy_(weight.transpose(0, 1) if layer.shape.kind == "up" else weight)
     if module.bias is not None:
         module.bias.copy_(offset * given)
 

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from roadbits.codecs.codec import Image
+from roadbits.codecs.layers import GDN
 from roadbits.codecs.neural.cae import CAE
 from roadbits.codecs.neural.hyperprior import Hyperprior
 from roadbits.codecs.neural.mae import Modulated
@@ -78,13 +79,16 @@ def test_a_thawed_network_has_the_gains_of_lambdas_in_between(frozen: tuple[str,
     assert low < middle < high
 
 
-def test_weights_are_of_the_size_that_training_expects(frozen: tuple[str, FrozenModel]) -> None:
+def test_units_are_such_that_filters_have_norm_1_and_gdns_a_beta_of_1(frozen: tuple[str, FrozenModel]) -> None:
     kind, model = frozen
     thawed = network(kind)
     thaw(thawed, model)
-    betas = [value for name, value in thawed.named_parameters() if name.endswith("sqrt_beta")]
-    assert all(torch.allclose(beta, torch.ones_like(beta), atol=1e-3) for beta in betas)
-    assert betas
+    for gdn in (thawed.g_a[1], thawed.g_a[3], thawed.g_s[-2], thawed.g_s[-4]):
+        assert isinstance(gdn, GDN)
+        assert torch.allclose(gdn.beta(), torch.ones(12), atol=1e-3)
+    first, last = thawed.g_a[0].weight, thawed.g_s[-1].weight
+    assert torch.allclose(first.square().sum(dim=(1, 2, 3)), torch.ones(12), atol=1e-3)
+    assert torch.allclose(last.square().sum(dim=(1, 2, 3)), torch.ones(12), atol=1e-3)
 
 
 @pytest.mark.parametrize(
