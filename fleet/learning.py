@@ -5,6 +5,7 @@ Weights travel as safetensors bytes, frames through the backend's shared values.
 Not here: networks and training loops (`roadbits.downstream`).
 """
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -29,6 +30,14 @@ class LabelledSet:
 
     images: Sequence[Array]
     labels: Sequence[Array]
+
+    def digest(self) -> str:
+        """Return a hash of all of it."""
+        state = hashlib.blake2b(digest_size=16)
+        for array in (*self.images, *self.labels):
+            state.update(str(array.shape).encode())
+            state.update(np.ascontiguousarray(array))
+        return state.hexdigest()
 
 
 @dataclass(frozen=True, eq=False)

@@ -260,30 +260,45 @@ class Server:
         todo = [job for job in todo if not self._stages.is_done(self._plan.train_key(job))]
         if not todo:
             return
-        frames: dict[TrainingJob, Shared[LabelledSet]] = {}
-        for job in todo:
-            seedless = replace(job, seed=0)
-            if seedless not in frames:
-                frames[seedless] = self._backend.share(self._training_set(job))
+        groups = self._alike(todo)
         num_classes = len(classes_of(self._plan.scenario.cameras))
         trainings = [
-            Training(frames[replace(job, seed=0)], words, num_classes, job.seed, job.remedy == "augmentation")
-            for job in todo
+            Training(frames, words, num_classes, job.seed, job.remedy == "augmentation") for frames, (job, *_) in groups
         ]
-        steps = [0] * len(todo)
-        with self._display.bar("train", len(todo) * words.steps) as bar:
+        steps = [0] * len(groups)
+        with self._display.bar("train", len(groups) * words.steps) as bar:
 
             def progress(position: int, step: int, loss: float) -> None:
                 steps[position] = step
                 bar.set(sum(steps), f"loss {loss:.3f}")
 
             for position, trained in self._backend.train(train_segmenter, trainings, words.threads, progress):
-                with self._stages.writing(self._plan.train_key(todo[position])) as folder:
-                    (folder / "segmenter.safetensors").write_bytes(trained.weights)
-                    (folder / "losses.json").write_text(json.dumps(trained.losses))
+                _, same = groups[position]
+                for job in same:
+                    with self._stages.writing(self._plan.train_key(job)) as folder:
+                        (folder / "segmenter.safetensors").write_bytes(trained.weights)
+                        (folder / "losses.json").write_text(json.dumps(trained.losses))
                 progress(position, words.steps, trained.losses[-1])
-                name = todo[position].frames_name
-                self._display.say(f"trained on {name}, seed {todo[position].seed}: loss {trained.losses[-1]:.3f}")
+                names = " and ".join(job.frames_name for job in same)
+                self._display.say(f"trained on {names}, seed {same[0].seed}: loss {trained.losses[-1]:.3f}")
+
+    def _alike(self, jobs: Sequence[TrainingJob]) -> list[tuple[Shared[LabelledSet], list[TrainingJob]]]:
+        """Return the sets to train on, each with the jobs that come to one and the same segmenter.
+
+        Codecs may differ in bytes alone, as with an adapter of the density: their uploads hold the same images.
+        """
+        sets: dict[str, Shared[LabelledSet]] = {}
+        digests: dict[TrainingJob, str] = {}
+        groups: dict[tuple[str, bool, int], list[TrainingJob]] = {}
+        for job in jobs:
+            seedless = replace(job, seed=0)
+            if seedless not in digests:
+                frames = self._training_set(job)
+                digests[seedless] = digest = frames.digest()
+                if digest not in sets:
+                    sets[digest] = self._backend.share(frames)
+            groups.setdefault((digests[seedless], job.remedy == "augmentation", job.seed), []).append(job)
+        return [(sets[digest], same) for (digest, _, _), same in groups.items()]
 
     def _can_train(self, job: TrainingJob) -> bool:
         return job.arm is None or len(self._positions(job.arm)) > 0

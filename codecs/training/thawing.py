@@ -1,9 +1,9 @@
 """Thawing: a frozen model's weights become the first weights of a training.
 
 Freezing backwards, for what a file still knows. Whole weights times multipliers are weights again; the units of
-activations in between, which a file does not keep, are chosen about as training leaves them: filters of norm 1, GDNs with a
-beta of 1. What a transform computes does not depend on them, how it learns does. The factorised model is fitted to the
-stored tables. What cannot come back are the digits that rounding took.
+activations in between, which a file does not keep, are chosen about as training leaves them: filters of norm 1, and a
+beta of 1 in GDNs. What a transform computes does not depend on them, how it learns does. The factorised model is fitted
+to the stored tables. What cannot come back are the digits that rounding took.
 
 Not here: freezing (`freezing`), adapting a codec while it stays frozen (`codecs.adaptation`).
 """

@@ -15,6 +15,8 @@ import numpy as np
 import PIL.Image
 import pytest
 
+from roadbits.codecs.catalogue import WEIGHTS
+from roadbits.codecs.neural.model_file import FrozenModel
 from roadbits.fleet.backend import LocalBackend
 from roadbits.fleet.cameras.frame import DataError
 from roadbits.fleet.collection import OtherCollectionError
@@ -54,6 +56,27 @@ def test_every_setup_of_every_arm_is_measured_for_each_seed(whole: tuple[Path, R
     arms = {(row.codec, row.point) for row in whole[1].uploads}
     assert measured == {(*arm, setup, 0) for arm in arms for setup in ("OO", "CO", "CC", "OC")}
     assert len(whole[1].downstream) == len(measured)
+
+
+def test_codecs_that_differ_in_bytes_alone_train_one_segmenter(tmp_path: Path) -> None:
+    plain = tmp_path / "plain.safetensors"
+    FrozenModel.load(WEIGHTS / "hyperprior.safetensors").without_context().save(plain)
+    trained: list[int] = []
+
+    class Counting(LocalBackend):
+        def train(self, function, jobs, threads, report):  # type: ignore[no-untyped-def, override]
+            trained.append(len(jobs))
+            return super().train(function, jobs, threads, report)
+
+    codecs = ", ".join(f"{{name: '{name}', points: [lambda=0.0067]}}" for name in ("hyperprior", f"hyperprior:{plain}"))
+    device = "{encode_watts: 1, radio_joules_per_mbit: 1, gmac_per_s: 99, joules_per_gmac: 1, memory_mb: 512}"
+    fleet = (f"fleet.device={device}", "fleet.faults={}", "fleet.uplink={kind: constant, rate_mbps: 4}")
+    settings = (*SMALL, f"codecs=[{codecs}]", *fleet, "downstream.steps=2", "downstream.setups=[CO]")
+    results = Run(smoke(*settings), tmp_path / "run", Counting, quiet=True).execute()
+    assert trained == [1]
+    (with_context, without), (upload, other) = results.downstream, results.uploads
+    assert upload.bytes < other.bytes
+    assert (upload.psnr_db, with_context.miou) == (other.psnr_db, without.miou)
 
 
 def test_rate_is_the_bytes_in_the_store(whole: tuple[Path, Results]) -> None:
