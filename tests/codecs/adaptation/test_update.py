@@ -53,7 +53,7 @@ def test_a_density_alone_takes_six_bytes_a_channel() -> None:
     enhancement = moved(with_residuals=False)
     assert not enhancement.places
     data = packed(enhancement)
-    assert len(data) == 15 + 6 * 128
+    assert len(data) == 15 + 6 * enhancement.density.channels
     assert np.abs(vector_of(unpacked(SOURCE, data)) - vector_of(enhancement)).max() < 1e-4
 
 
