@@ -151,7 +151,12 @@ class _Mixed(Density):
 
 
 def gaussian_bits(values: Tensor, means: Tensor | float, scales: Tensor) -> Tensor:
-    """Return the bits of each image (B,): the mass of the step around each value under Gaussians; shapes (B, C, h, w).
+    """Return the bits of each image (B,) under Gaussians; see `gaussian_symbol_bits`, shapes (B, C, h, w)."""
+    return gaussian_symbol_bits(values, means, scales).sum(dim=(1, 2, 3))
+
+
+def gaussian_symbol_bits(values: Tensor, means: Tensor | float, scales: Tensor) -> Tensor:
+    """Return the bits of each value: of the mass of the step around it under a Gaussian; all of one shape.
 
     Computed from logarithms throughout: a value many scales from its mean keeps its gradient, where a mass that has
     underflowed would leave both to themselves.
@@ -161,7 +166,7 @@ def gaussian_bits(values: Tensor, means: Tensor | float, scales: Tensor) -> Tens
     near, far = (torch.special.log_ndtr((edge - distance) / scales) for edge in (0.5, -0.5))
     # Far out the difference drowns in rounding and may come out as zero.
     log_mass: Tensor = near + torch.log(-torch.expm1((far - near).clamp(max=-1e-6)))
-    return -log_mass.sum(dim=(1, 2, 3)) / math.log(2)
+    return -log_mass / math.log(2)
 
 
 def bits(likelihood: Tensor) -> Tensor:

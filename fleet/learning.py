@@ -36,7 +36,7 @@ class LabelledSet:
         state = hashlib.blake2b(digest_size=16)
         for array in (*self.images, *self.labels):
             state.update(str(array.shape).encode())
-            state.update(np.ascontiguousarray(array))
+            state.update(np.ascontiguousarray(array).data)
         return state.hexdigest()
 
 

@@ -179,7 +179,8 @@ def adapted(source: FrozenModel, adapter: Adapter) -> FrozenModel:
         if hyper is not None:
             h_a, h_s = _with_residuals("h_a", hyper.h_a, adapter), _with_residuals("h_s", hyper.h_s, adapter)
             hyper = replace(hyper, h_a=h_a, h_s=h_s)
-        return replace(source, g_a=g_a, g_s=g_s, tables=adapter.tables, hyper=hyper)
+        context = source.context and source.context.looking_from(source.tables, len(source.side.gain))
+        return replace(source, g_a=g_a, g_s=g_s, tables=adapter.tables, hyper=hyper, context=context)
     except (ValueError, IndexError) as error:
         raise AdapterError(f"adapter {adapter.hash.hex()} does not fit its source: {error}") from error
 

@@ -183,10 +183,16 @@ class Tuned(Enhancement):
         source, hyper = self.source, self.source.hyper
         # Other weights may need their inputs in other groups.
         described = source.description.transforms | {name: LayerWords.of(layers) for name, layers in frozen.items()}
-        description = source.description.model_copy(update={"transforms": described})
+        moves_density = next(self.density.parameters()).requires_grad
+        tables, context = self.tables() if moves_density else source.tables, source.context
+        if context and moves_density:
+            context = context.looking_from(source.tables, len(source.side.gain))
+        words = source.description.context
+        if context and words:
+            words = words.model_copy(update={"origin": context.origin is not None})
+        description = source.description.model_copy(update={"transforms": described, "context": words})
         if hyper is not None:
             hyper = replace(hyper, h_a=frozen.get("h_a", hyper.h_a), h_s=frozen.get("h_s", hyper.h_s))
-        tables = self.tables() if next(self.density.parameters()).requires_grad else source.tables
         return replace(
             source,
             description=description,
@@ -194,4 +200,5 @@ class Tuned(Enhancement):
             g_s=frozen.get("g_s", source.g_s),
             tables=tables,
             hyper=hyper,
+            context=context,
         )

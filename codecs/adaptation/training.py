@@ -16,11 +16,13 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
+from roadbits.codecs.adaptation.context_rate import Moments, context_bits, density_moments
 from roadbits.codecs.adaptation.differentiable import finished, run
 from roadbits.codecs.adaptation.enhancement import Enhancement
 from roadbits.codecs.codec import Image
 from roadbits.codecs.entropy import add_noise, bits, gaussian_bits, round_through
 from roadbits.codecs.integer import row_of
+from roadbits.codecs.neural.still import rounded
 from roadbits.codecs.precision import reduced_precision
 
 
@@ -85,6 +87,8 @@ class AdaptationTraining:
             raise ValueError(f"crops of {recipe.crop} pixels do not fit into an image with a side of {smallest}")
         self.enhancement, self.step = enhancement, first_step
         self._source, self._recipe = enhancement.source, recipe
+        context = self._source.context
+        self._context = context and context.looking_from(self._source.tables, len(self._source.side.gain))
         self._images, self._replayed = images, replayed
         self._begun_at = [each.detach().clone() for each in enhancement.parameters()] if recipe.proximal else []
         groups = [
@@ -152,7 +156,7 @@ class AdaptationTraining:
             y = torch.where(is_replayed, before, y)
         if source.hyper is None:
             scaled, means = y * gain, torch.zeros(1)
-            own_bits = bits(self._likelihood(scaled, gain))
+            own_bits = self._factorised_bits(scaled, gain, position)
         else:
             own_bits, scaled, means = self._hyper(y, gain, position)
         y_hat = round_through(scaled - means) + means
@@ -160,8 +164,18 @@ class AdaptationTraining:
         x_hat = self.enhancement.run("g_s", entered, position)
         return own_bits.mean() / self._recipe.crop**2, functional.mse_loss(x_hat, x)
 
-    def _likelihood(self, values: Tensor, gain: Tensor) -> Tensor:
-        return self.enhancement.density.likelihood(add_noise(values), gain[None].expand(len(values), -1, -1, -1))
+    def _factorised_bits(self, values: Tensor, gain: Tensor, position: int) -> Tensor:
+        """Return the bits (B,) of a factorised y, multiplied by its gain."""
+        noisy = add_noise(values)
+        likelihood = self._likelihood(noisy, gain)
+        if self._context is None or self._context.origin is None:
+            return bits(likelihood)
+        begun = density_moments(self.enhancement.density, gain)
+        origin = self._context.origin.everywhere(position, torch.Size((1, *values.shape[1:])))
+        return context_bits(self._context, noisy, rounded(values.detach()), begun, origin, -torch.log2(likelihood))
+
+    def _likelihood(self, noisy: Tensor, gain: Tensor) -> Tensor:
+        return self.enhancement.density.likelihood(noisy, gain[None].expand(len(noisy), -1, -1, -1))
 
     def _hyper(self, y: Tensor, gain: Tensor, position: int) -> tuple[Tensor, Tensor, Tensor]:
         """Return bits of z and y (B,), y multiplied by its gain, and its means."""
@@ -175,5 +189,10 @@ class AdaptationTraining:
         predicted = self.enhancement.run("h_s", back, position)
         scales, means = predicted.chunk(2, dim=1) if has_means else (predicted, torch.zeros(1))
         scaled, means = y * gain, means * gain
-        y_bits = gaussian_bits(add_noise(scaled - means), 0.0, scales * gain)
-        return bits(self._likelihood(z, z_gain)) + y_bits, scaled, means
+        noisy, scales = add_noise(scaled - means), scales * gain
+        if self._context:
+            moments = Moments(scales, torch.zeros(1, 1, 1, 1))
+            y_bits = context_bits(self._context, noisy, rounded((scaled - means).detach()), moments)
+        else:
+            y_bits = gaussian_bits(noisy, 0.0, scales)
+        return bits(self._likelihood(add_noise(z), z_gain)) + y_bits, scaled, means

@@ -34,6 +34,7 @@ from roadbits.codecs.neural.context_model import (
     MEAN_STEPS,
     RUNGS_OF_A_MOVE,
     STEPS_OF_A_SCALE,
+    Begun,
     Stage,
     centred_rungs,
     deviations_of,
@@ -65,7 +66,7 @@ class Context(nn.Module):
         codec: NeuralStill,
         order: Tensor,
         scales: Tensor,
-        begun: tuple[Tensor, Tensor] | None,
+        begun: Begun | None,
         groups: Sequence[int],
         channels: int = 64,
     ) -> None:
@@ -90,7 +91,7 @@ class Context(nn.Module):
         self.register_buffer("order", order, persistent=False)
         self.register_buffer("scales", scales, persistent=False)
         shape = codec.model.side.gain.shape
-        rungs, eighths = (rows.reshape(shape) for rows in begun) if begun else (None, None)
+        rungs, eighths = begun.reshaped(*shape) if begun else (None, None)
         self.register_buffer("begun_rungs", rungs, persistent=False)
         self.register_buffer("begun_eighths", eighths, persistent=False)
         self.networks = nn.ModuleList(

@@ -6,7 +6,7 @@ Not here: what a context is (`context`), its file (`model_file`), making one (`t
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import accumulate, pairwise
 from typing import Literal, NamedTuple
@@ -28,6 +28,33 @@ RUNGS_OF_A_MOVE = 8
 MEAN_STEPS = 8
 """Into so many parts a symbol's width is divided for means."""
 _LARGEST_MEAN = 2**20
+
+
+class Begun(NamedTuple):
+    """What is expected of symbols before anything is known of the latent.
+
+    Attributes:
+        rungs: int64, the scale of each.
+        eighths: likewise the mean of each, in eighths of a symbol; None where means do not move.
+    """
+
+    rungs: Tensor
+    eighths: Tensor | None
+
+    def reshaped(self, *shape: int) -> "Begun":
+        """Return the same in another shape."""
+        return Begun(self.rungs.reshape(shape), None if self.eighths is None else self.eighths.reshape(shape))
+
+    def everywhere(self, position: int, shape: torch.Size) -> "Begun":
+        """Return what is expected (1, M, h, w) at one of the positions (positions, M), in all places alike."""
+        rows = (None if each is None else each[position][None, :, None, None].expand(shape) for each in self)
+        rungs, eighths = rows
+        assert rungs is not None
+        return Begun(rungs, eighths)
+
+    def picked(self, channels: Tensor | slice) -> "Begun":
+        """Return that of some channels, (1, C, h, w)."""
+        return Begun(self.rungs[:, channels], None if self.eighths is None else self.eighths[:, channels])
 
 
 class Expected(NamedTuple):
@@ -110,8 +137,8 @@ def centred_rungs(rungs: Tensor) -> Tensor:
     return (_STEPS_OF_A_RUNG * rungs - _MIDDLE).float().contiguous(memory_format=torch.channels_last)
 
 
-def begun_with(tables: SymbolTables, inverse_scales: Tensor) -> tuple[Tensor, Tensor]:
-    """Return what factorised tables say where nothing is known: each one's rung, and its mean in eighths (tables,).
+def begun_with(tables: SymbolTables, inverse_scales: Tensor) -> Begun:
+    """Return what factorised tables say where nothing is known (tables,).
 
     Whole numbers and single roundings alone, so that both ends agree.
 
@@ -123,7 +150,7 @@ def begun_with(tables: SymbolTables, inverse_scales: Tensor) -> tuple[Tensor, Te
     scales = 1 / inverse_scales.double().numpy()
     deviations = np.sqrt(np.maximum(variances - 1 / 12, 0))
     rungs = np.searchsorted(np.sqrt(scales[1:] * scales[:-1]), deviations)
-    return torch.from_numpy(rungs), torch.from_numpy(eighths)
+    return Begun(torch.from_numpy(rungs), torch.from_numpy(eighths))
 
 
 def deviations_of(symbols: Tensor, eighths: Tensor | None, rungs: Tensor, inverse_scales: Tensor) -> Tensor:
@@ -208,6 +235,8 @@ class ContextModel:
         networks: of each stage; with means, whose first stage is coded under the codec's own tables, of each other.
         inverse_scales: float32 (scales,): one over each scale.
         offset_tables: of Gaussians beside moved means; None if scales alone move, along the codec's own tables.
+        origin: from where the networks look, (positions, M) both, if the codec's tables have been adapted since the
+            networks were trained; None if they look from where these tables are.
     """
 
     order: Tensor
@@ -215,6 +244,7 @@ class ContextModel:
     networks: tuple[ExactTransform, ...]
     inverse_scales: Tensor
     offset_tables: OffsetTables | None = None
+    origin: Begun | None = None
 
     def __post_init__(self) -> None:
         """Check that the parts belong together.
@@ -240,6 +270,20 @@ class ContextModel:
         if self.offset_tables and len(self.offset_tables.parts) != len(self.inverse_scales):
             raise ValueError(f"expected parts for {len(self.inverse_scales)} scales")
 
+    def looking_from(self, tables: SymbolTables, positions: int) -> "ContextModel":
+        """Return the same for a codec whose tables are about to be adapted: its networks go on to look from these.
+
+        Networks look at how far symbols lie from what was expected, in scales. Looking from tables that follow a new
+        domain they would see, and do, something else there, and undo what those tables gain.
+
+        Args:
+            tables: of the factorised latent, as they were when the networks were trained.
+            positions: of the codec.
+        """
+        if not self.with_means or self.origin:
+            return self
+        return replace(self, origin=begun_with(tables, self.inverse_scales).reshaped(positions, -1))
+
     @property
     def with_means(self) -> bool:
         """Whether means move beside scales."""
@@ -250,46 +294,52 @@ class ContextModel:
         """What is coded at once, in order."""
         return stages_of(self.groups)
 
-    def run(self, rungs: Tensor, eighths: Tensor | None, exchange: Exchange) -> Tensor:
+    def run(self, begun: Begun, origin: Begun, exchange: Exchange) -> Tensor:
         """Go through all symbols in the order in which they are decoded.
 
         Args:
-            rungs: int64 (1, M, h, w): the scale of each symbol before anything is known.
-            eighths: likewise its mean, in eighths of a symbol, where means move.
+            begun: what is expected of each symbol before anything is known, (1, M, h, w).
+            origin: likewise, from where the networks look; most often the same.
             exchange: gives each stage's symbols.
 
         Returns:
             The symbols, int32 (1, M, h, w).
         """
-        rungs = rungs[:, self.order].contiguous(memory_format=torch.channels_last)
-        eighths = None if eighths is None else eighths[:, self.order]
-        centred = centred_rungs(rungs)
-        symbols, deviations = torch.zeros_like(rungs, dtype=torch.int32), torch.zeros_like(centred)
+        begun, origin = begun.picked(self.order), origin.picked(self.order)
+        centred = centred_rungs(origin.rungs)
+        symbols, deviations = torch.zeros_like(begun.rungs, dtype=torch.int32), torch.zeros_like(centred)
         networks = (*(None,) * self.with_means, *self.networks)
         for stage, network in zip(self.stages, networks, strict=True):
-            own_rungs, own_eighths = rungs[:, stage.own], None if eighths is None else eighths[:, stage.own]
+            own, looked_from = begun.picked(stage.own), origin.picked(stage.own)
             expected = None
             if network is not None:
                 predicted = network(looked_at(stage, deviations, centred, self.with_means))
-                expected = self._expected(stage, predicted, own_rungs, own_eighths)
+                expected = self._expected(stage, predicted, own, looked_from)
             stage.put(symbols, torch.from_numpy(exchange(stage, expected)))
             if stage.end < len(self.order) or stage.half == 0:
                 deviations[:, stage.own] = deviations_of(
-                    symbols[:, stage.own], own_eighths, own_rungs, self.inverse_scales
+                    symbols[:, stage.own], looked_from.eighths, looked_from.rungs, self.inverse_scales
                 )
         restored = torch.empty(symbols.shape, dtype=torch.int32)
         restored[:, self.order] = symbols
         return restored
 
-    def _expected(self, stage: Stage, predicted: Tensor, rungs: Tensor, eighths: Tensor | None) -> Expected:
-        """Return what a network's output says of its stage's symbols, given what its channels began with."""
-        moves = predicted[:, : rungs.shape[1]]
-        moved = (moves * RUNGS_OF_A_MOVE).add_(rungs).add_(0.5).floor_().clamp_(0, len(self.inverse_scales) - 1)
+    def _expected(self, stage: Stage, predicted: Tensor, begun: Begun, origin: Begun) -> Expected:
+        """Return what a network's output says of its stage's symbols.
+
+        Args:
+            stage: whose.
+            predicted: the output, (1, C, h, w).
+            begun: what it moves, of the stage's channels.
+            origin: from where the network looked, likewise.
+        """
+        moves = predicted[:, : begun.rungs.shape[1]]
+        moved = (moves * RUNGS_OF_A_MOVE).add_(begun.rungs).add_(0.5).floor_().clamp_(0, len(self.inverse_scales) - 1)
         tables = stage.picked_of_own(moved).long()
-        if self.offset_tables is None or eighths is None:
+        if self.offset_tables is None or begun.eighths is None:
             return Expected(tables.numpy(), np.zeros(len(tables), np.int64))
-        shifts = predicted[:, rungs.shape[1] :] / self.inverse_scales[rungs]
-        shifted = (shifts * MEAN_STEPS).add_(0.5).floor_().clamp_(-_LARGEST_MEAN, _LARGEST_MEAN).long() + eighths
+        shifts = predicted[:, moves.shape[1] :] / self.inverse_scales[origin.rungs]
+        shifted = (shifts * MEAN_STEPS).add_(0.5).floor_().clamp_(-_LARGEST_MEAN, _LARGEST_MEAN).long() + begun.eighths
         return self.offset_tables.expected(tables, stage.picked_of_own(shifted))
 
     def macs(self, height: int, width: int) -> int:
@@ -305,4 +355,6 @@ class ContextModel:
         tensors = {"context.order": self.order, "context.inverse_scales": self.inverse_scales}
         for number, network in enumerate(self.networks):
             tensors |= network.tensors(f"context.{number}")
+        if self.origin and self.origin.eighths is not None:
+            tensors |= {"context.origin.rungs": self.origin.rungs, "context.origin.eighths": self.origin.eighths}
         return tensors if self.offset_tables is None else tensors | {"context.parts": self.offset_tables.parts}

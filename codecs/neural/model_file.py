@@ -37,7 +37,7 @@ from roadbits.codecs.integer import (
     Output,
     Shape,
 )
-from roadbits.codecs.neural.context_model import ContextModel, OffsetTables
+from roadbits.codecs.neural.context_model import Begun, ContextModel, OffsetTables
 from roadbits.codecs.neural.modulation import Method
 from roadbits.codecs.symbol_tables import SymbolTables
 
@@ -81,6 +81,7 @@ class ContextWords(BaseModel):
         networks: the layers of each.
         means: whether it has offset tables, for means that move too.
         steps: of its training.
+        origin: whether its networks look from elsewhere than the codec's tables.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -89,12 +90,14 @@ class ContextWords(BaseModel):
     networks: tuple[tuple[LayerWords, ...], ...]
     means: bool = False
     steps: int = 0
+    origin: bool = False
 
     @classmethod
     def of(cls, context: ContextModel, steps: int) -> "ContextWords":
         """Return the words of a context."""
         networks = tuple(map(LayerWords.of, context.networks))
-        return cls(groups=context.groups, networks=networks, means=context.with_means, steps=steps)
+        origin = context.origin is not None
+        return cls(groups=context.groups, networks=networks, means=context.with_means, steps=steps, origin=origin)
 
 
 class Description(BaseModel):
@@ -234,6 +237,8 @@ class FrozenModel:
             raise ValueError("expected a context that moves scales alone for a hyperprior, means too for others")
         if self.hyper and len(context.inverse_scales) != len(self.hyper.tables):
             raise ValueError(f"expected a context of {len(self.hyper.tables)} scales")
+        if context.origin and not _is_origin(context.origin, self.side.gain.shape, len(context.inverse_scales)):
+            raise ValueError("expected a scale and a mean of every position and channel from where a context looks")
 
     def _transforms(self) -> tuple[ExactTransform, ...]:
         return self.g_a, self.g_s, *((self.hyper.h_a, self.hyper.h_s) if self.hyper else ())
@@ -358,7 +363,18 @@ def _context_of(words: ContextWords | None, tensors: Mapping[str, Tensor]) -> Co
     if words.means:
         offset_tables = OffsetTables(tensors["context.parts"].long(), tables_of("context", tensors))
     order, inverse_scales = tensors["context.order"].long(), tensors["context.inverse_scales"]
-    return ContextModel(order, words.groups, networks, inverse_scales, offset_tables)
+    origin = None
+    if words.origin:
+        origin = Begun(*(tensors[f"context.origin.{name}"].long() for name in ("rungs", "eighths")))
+    return ContextModel(order, words.groups, networks, inverse_scales, offset_tables, origin)
+
+
+def _is_origin(origin: Begun, shape: torch.Size, num_scales: int) -> bool:
+    """Return whether a context can look from there; see `ContextModel`."""
+    rungs, eighths = origin
+    if eighths is None or rungs.shape != shape or eighths.shape != shape:
+        return False
+    return int(rungs.min()) >= 0 and int(rungs.max()) < num_scales and int(eighths.abs().max()) < 1 << 24
 
 
 def save_tensors(path: Path, text: str, tensors: Mapping[str, Tensor]) -> None:

@@ -22,7 +22,7 @@ from torch import Tensor
 from roadbits.codecs.bitstream import BitstreamError, CodecId, Container, expect, pack
 from roadbits.codecs.codec import Complexity, Image, OperatingPoint, check_image
 from roadbits.codecs.integer import LARGEST_ACTIVATION, row_of
-from roadbits.codecs.neural.context_model import ContextModel, Expected, Stage, begun_with
+from roadbits.codecs.neural.context_model import Begun, ContextModel, Expected, Stage, begun_with
 from roadbits.codecs.neural.model_file import FrozenModel, Hyper, Side
 from roadbits.codecs.symbol_tables import Coder, Symbols, SymbolTables, check_read, coder_bytes, coder_of
 from roadbits.codecs.timing import section
@@ -170,19 +170,24 @@ class NeuralStill:
             return self._coded(self.model.hyper, y, position)[1:]
 
     @cached_property
-    def _begun_with(self) -> tuple[Tensor, Tensor]:
-        """What the tables say of each position's channels where nothing is known, int64 (positions, M) both."""
+    def _begun_with(self) -> Begun:
+        """What the tables say where nothing is known (positions, M)."""
         assert self.model.context is not None
-        rungs, eighths = begun_with(self.model.tables, self.model.context.inverse_scales)
-        shape = self.model.side.gain.shape
-        return rungs.reshape(shape), eighths.reshape(shape)
+        begun = begun_with(self.model.tables, self.model.context.inverse_scales)
+        return begun.reshaped(*self.model.side.gain.shape)
 
-    def _begun(self, which: Tensor | None, position: int, shape: torch.Size) -> tuple[Tensor, Tensor | None]:
-        """Return with what a context begins: a hyperprior's tables, or what the factorised ones say of each channel."""
+    def _begun(
+        self, context: ContextModel, which: Tensor | None, position: int, shape: torch.Size
+    ) -> tuple[Begun, Begun]:
+        """Return what a context begins with, and from where it looks, both (1, M, h, w).
+
+        These are a hyperprior's tables, or what the factorised ones say of each channel.
+        """
         if which is not None:
-            return which, None
-        rungs, eighths = (_vector(rows[position])[None].expand(shape) for rows in self._begun_with)
-        return rungs, eighths
+            begun = Begun(which, None)
+            return begun, begun
+        own = self._begun_with
+        return own.everywhere(position, shape), (context.origin or own).everywhere(position, shape)
 
     def _parts(
         self, symbols: Tensor, which: Tensor | None, position: int
@@ -208,7 +213,7 @@ class NeuralStill:
             parts.append((tables, (values - centres).astype(np.int32), rows))
             return values
 
-        context.run(*self._begun(which, position, symbols.shape), hand_out)
+        context.run(*self._begun(context, which, position, symbols.shape), hand_out)
         return parts
 
     def _tables_of(
@@ -301,7 +306,7 @@ class NeuralStill:
                 return (tables.pop(coder, rows) + centres).astype(np.int32)
 
         with section("transform"):
-            return context.run(*self._begun(which, position, shape), read)
+            return context.run(*self._begun(context, which, position, shape), read)
 
     def _gaussians(self, hyper: Hyper, z_hat: Tensor, position: int) -> tuple[Tensor, Tensor]:
         """Return the table of each value of y, int64 (1, M, h, w), and the means, likewise."""

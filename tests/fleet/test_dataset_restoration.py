@@ -106,7 +106,8 @@ def test_a_run_interrupted_in_any_training_ends_with_the_same_digest(
                 Fails.left -= 1
                 yield done
 
-    for trainings in (0, 2, 3, 5):
+    # Nine in all: a segmenter for `task`, a restorer's first phase, three second ones, four other segmenters.
+    for trainings in (0, 2, 3, 3):
         Fails.left = trainings
         with pytest.raises(BackendError, match="the power went"):
             execute(tmp_path / "run", *RESTORED, backend=Fails, resume=trainings > 0)

@@ -15,7 +15,7 @@ from roadbits.codecs.adaptation.training import AdaptationRecipe, AdaptationTrai
 from roadbits.codecs.adaptation.warped import WarpedDensity
 from roadbits.codecs.bitstream import BitstreamError, pack, unpack
 from roadbits.codecs.catalogue import codec_named
-from roadbits.codecs.codec import Image
+from roadbits.codecs.codec import Image, OperatingPoint
 from roadbits.codecs.integer import ExactLayer
 from roadbits.codecs.metrics import psnr
 from roadbits.codecs.neural.model_file import FrozenModel, ModelFileError
@@ -88,7 +88,7 @@ def test_an_adapter_is_small_by_default(source: NeuralStill) -> None:
 
 def test_residuals_stand_near_the_pixels_first() -> None:
     places = {f"{place.transform}-{place.behind}" for place in default_places(codec_named("cae").model)}
-    assert places == {"g_s-4", "g_a-1", "g_s-2"}
+    assert places == {"g_s-4", "g_a-1", "g_s-2", "g_a-3"}
 
 
 def test_before_its_first_step_an_adapter_changes_no_pixel(source: NeuralStill) -> None:
@@ -114,6 +114,16 @@ def test_the_density_without_a_warp_is_the_source_s(source: NeuralStill) -> None
                 assert mass[channel, symbol + 3].item() == pytest.approx(stored[place], rel=0.2)
 
 
+def cost(codec: NeuralStill, point: OperatingPoint) -> float:
+    """Return what adapters are trained for, with real bytes: bits per pixel and the error, weighted by lambda."""
+    payloads = [codec.encode(image, point) for image in NIGHTS]
+    errors = [
+        np.mean((codec.decode(each) - image.astype(float)) ** 2) for each, image in zip(payloads, NIGHTS, strict=True)
+    ]
+    bits_per_pixel = [8 * len(each) / image[..., 0].size for each, image in zip(payloads, NIGHTS, strict=True)]
+    return float(np.mean(bits_per_pixel) + dict(point.settings)["lambda"] * np.mean(errors))
+
+
 def test_an_adapter_learns_its_domain_and_the_source_forgets_nothing(source: NeuralStill) -> None:
     point = source.points[2]
     before = [source.encode(image, point) for image in NIGHTS]
@@ -122,7 +132,7 @@ def test_an_adapter_learns_its_domain_and_the_source_forgets_nothing(source: Neu
     codec = adapted_codec(source, adapter)
     rounds = len(source.model.description.trained)
     assert np.mean(losses[-rounds:]) < np.mean(losses[:rounds])
-    assert sum(len(codec.encode(image, point)) for image in NIGHTS) < sum(map(len, before))
+    assert cost(codec, point) < cost(source, point)
     assert [source.encode(image, point) for image in NIGHTS] == before
     for payload, picture in zip(before, pictures, strict=True):
         np.testing.assert_array_equal(catalogue.decode(payload, [codec]), picture)
@@ -249,10 +259,10 @@ def test_fine_tuning_begins_as_the_source(source: NeuralStill) -> None:
 def test_weights_that_need_their_inputs_in_other_groups_come_back_out_of_a_file(tmp_path: Path) -> None:
     source = codec_named("cae").model
     tuned = Tuned(source, ["g_a", "g_s"], moves_density=False)
-    with torch.no_grad():  # one large weight in each kernel leaves the others coarse, unless they are in groups
+    with torch.no_grad():  # weights of one size share a sum's bound evenly, which is too little for each but in groups
         for name, parameter in tuned.named_parameters():
             if name.endswith("weight") and parameter.shape[2] > 1:
-                parameter[0, 0, 0, 0] = 300 * parameter.abs().max()
+                parameter.copy_(parameter.abs().mean() * parameter.sign())
     model = tuned.freeze()
     model.save(tmp_path / "tuned.safetensors")
     before, tuned_to, loaded = (

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from roadbits.codecs.codec import Image
 from roadbits.codecs.neural.context_model import (
+    Begun,
     ContextModel,
     Expected,
     OffsetTables,
@@ -21,7 +23,7 @@ from roadbits.codecs.neural.context_model import (
     looked_at,
     stages_of,
 )
-from roadbits.codecs.neural.model_file import FrozenModel
+from roadbits.codecs.neural.model_file import ContextWords, FrozenModel
 from roadbits.codecs.neural.still import NeuralStill
 from roadbits.codecs.symbol_tables import TOTAL, Symbols, SymbolTables
 
@@ -43,8 +45,8 @@ def random(low: int, high: int, *size: int) -> Tensor:
     return torch.from_numpy(np.random.default_rng(3).integers(low, high, size))
 
 
-def begun(context: ContextModel, rungs: Tensor) -> tuple[Tensor, Tensor | None]:
-    return rungs, random(-40, 41, *rungs.shape) if context.with_means else None
+def begun(context: ContextModel, rungs: Tensor) -> Begun:
+    return Begun(rungs, random(-40, 41, *rungs.shape) if context.with_means else None)
 
 
 def test_stages_hold_every_channel_and_place_once() -> None:
@@ -113,7 +115,7 @@ def test_both_ends_meet_the_same_tables_and_symbols(context: ContextModel) -> No
         sent.append((expected, values))
         return values
 
-    assert torch.equal(context.run(*start, hand_out), symbols)
+    assert torch.equal(context.run(start, start, hand_out), symbols)
     assert [len(values) for _, values in sent] == [45, 45, 150]
     assert [expected is None for expected, _ in sent] == [context.with_means, False, False]
     stages = iter(sent)
@@ -126,7 +128,7 @@ def test_both_ends_meet_the_same_tables_and_symbols(context: ContextModel) -> No
             assert met.centres.tolist() == expected.centres.tolist()
         return values
 
-    assert torch.equal(context.run(*start, read), symbols)
+    assert torch.equal(context.run(start, start, read), symbols)
 
 
 def test_what_is_known_moves_what_follows(context: ContextModel) -> None:
@@ -140,7 +142,7 @@ def test_what_is_known_moves_what_follows(context: ContextModel) -> None:
                 met[-1].append((expected.tables, expected.centres))
             return np.full(int(stage.places(6, 6).sum()) * (stage.end - stage.begin), value, np.int32)
 
-        context.run(*start, same)
+        context.run(start, start, same)
     (*_, quiet), (*_, loud) = met
     assert not np.array_equal(quiet[0], loud[0])
     assert np.array_equal(quiet[1], loud[1]) == (not context.with_means)
@@ -212,3 +214,49 @@ def test_offset_tables_of_other_parts_are_refused(parts: list[int], message: str
     tables = SymbolTables.of([(-1, np.array([1, TOTAL - 2, 1]))] * 15)
     with pytest.raises(ValueError, match=message):
         OffsetTables(torch.tensor(parts), tables)
+
+
+def test_where_a_context_begins_moves_what_it_expects_and_nothing_that_its_networks_see(tiny: Tiny) -> None:
+    model = tiny("mean-context")
+    assert model.context is not None
+    shape = torch.Size((1, len(model.context.order), 5, 6))
+    origin = Begun(torch.full(shape, 30), torch.zeros(shape, dtype=torch.int64))
+    moved = Begun(origin.rungs - 2, origin.eighths + 8 if origin.eighths is not None else None)
+    symbols = random(-3, 4, *shape).to(torch.int32)
+    met: list[list[Expected]] = []
+    for start in (origin, moved):
+        met.append([])
+
+        def hand_out(stage: Stage, expected: Expected | None, start: Begun = start) -> Symbols:
+            if expected:
+                met[-1].append(expected)
+            values: Symbols = stage.picked(symbols[:, model.context.order]).numpy()  # type: ignore[union-attr]
+            return values
+
+        model.context.run(start, origin, hand_out)
+    for before, after in zip(*met, strict=True):
+        # Eight eighths are one symbol; a rung narrower may divide a symbol into more parts, never shift it by another.
+        assert set(after.centres - before.centres) <= {0, 1, 2}
+        assert (after.centres - before.centres).mean() == pytest.approx(1, abs=0.3)
+        assert (after.tables < before.tables).mean() > 0.5
+
+
+def test_a_context_goes_on_to_look_from_the_tables_that_it_was_trained_with(tiny: Tiny, tmp_path: Path) -> None:
+    model = tiny("mean-context")
+    assert model.context is not None
+    positions = len(model.side.gain)
+    looking = model.context.looking_from(model.tables, positions)
+    expected = begun_with(model.tables, model.context.inverse_scales)
+    assert looking.origin is not None
+    assert torch.equal(looking.origin.rungs.flatten(), expected.rungs)
+    assert looking.looking_from(model.tables, positions) is looking
+    words = ContextWords.of(looking, 0)
+    changed = replace(model, context=looking, description=model.description.model_copy(update={"context": words}))
+    changed.save(tmp_path / "looking.safetensors")
+    again = FrozenModel.load(tmp_path / "looking.safetensors")
+    assert (again.hash, again.hash == model.hash) == (changed.hash, False)
+    assert again.context is not None
+    assert again.context.origin is not None
+    assert torch.equal(again.context.origin.rungs, looking.origin.rungs)
+    with pytest.raises(ValueError, match="from where a context looks"):
+        replace(changed, context=replace(looking, origin=Begun(looking.origin.rungs, None)))
