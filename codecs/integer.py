@@ -36,6 +36,8 @@ LARGEST_SUM = 2**24 - 1
 LARGEST_PIXEL = 255
 LARGEST_ACTIVATION = 511
 LARGEST_SQUARE = 2047
+_NORMALISED_AT_ONCE = 1 << 16
+"""So many values of a GDN stay in a processor's cache from one step to the next; it looks at one place at a time."""
 
 Kind = Literal["down", "up", "gdn", "igdn", "residual"]
 Output = Literal["steps", "relu", "pixels", "values"]
@@ -158,6 +160,9 @@ class ExactLayer:
 
     def _one_convolution(self, x: Tensor, weight: Tensor) -> Tensor:
         kernel, stride = weight.shape[2], self.shape.stride
+        if kernel == 1 and stride == 1:
+            # As a matrix product, since on one thread torch would copy a channels-last image and its result.
+            return functional.linear(x.permute(0, 2, 3, 1), weight[:, :, 0, 0]).permute(0, 3, 1, 2)
         if self.shape.kind != "up":
             return functional.conv2d(x, weight, None, stride, kernel // 2)
         if self._gathers:
@@ -166,21 +171,45 @@ class ExactLayer:
 
     def __call__(self, x: Tensor, position: int = 0) -> Tensor:
         """Return the output for whole numbers (B, in, H, W) at a position, which only a modulated layer needs."""
-        if self.shape.kind in ("gdn", "igdn"):
-            squares = torch.square(x).mul_(self.square).round_().clamp_(max=LARGEST_SQUARE)
-            sums = self._convolved(squares)
-        else:
-            sums = self._convolved(x)
         multiplier, offset = row_of(self.multiplier, position), row_of(self.offset, position)
-        sums = sums.mul_(multiplier[:, None, None]).add_(offset[:, None, None])
-        if self.shape.kind in ("gdn", "igdn"):
-            # Not torch's own root: where MKL gives it, one value in five is off in its last digit.
-            np.sqrt(sums.numpy(), out=sums.numpy())
-            sums = torch.div(x, sums, out=sums) if self.shape.kind == "gdn" else sums.mul_(x)
+        if self._is_gdn:
+            return self._normalised(x, multiplier, offset)
+        sums = self._convolved(x).mul_(multiplier[:, None, None]).add_(offset[:, None, None])
         if self.shape.kind == "residual":
             # Whole steps are added to whole steps: with weights of zero the input passes as it is.
             return sums.add_(0.5).floor_().add_(x).clamp_(-LARGEST_ACTIVATION, LARGEST_ACTIVATION)
         return _finish(sums, self.shape.output)
+
+    def _normalised(self, x: Tensor, multiplier: Tensor, offset: Tensor) -> Tensor:
+        """Return the output of a GDN, some places after the others."""
+        output = torch.empty_like(x, memory_format=torch.channels_last)
+        taken, given = (each.permute(0, 2, 3, 1).reshape(-1, self.num_inputs) for each in (x, output))
+        for begin in range(0, len(taken), self._places_at_once):
+            here = slice(begin, begin + self._places_at_once)
+            given[here] = self._normalised_places(taken[here], multiplier, offset)
+        return output
+
+    def _normalised_places(self, places: Tensor, multiplier: Tensor, offset: Tensor) -> Tensor:
+        """Return the output of a GDN at some places (n, C)."""
+        squares = torch.square(places).mul_(self.square).round_().clamp_(max=LARGEST_SQUARE)
+        parts = zip(squares.chunk(len(self._slices), 1), self._slices, strict=True)
+        sums, *more = (part @ weight[:, :, 0, 0].T for part, weight in parts)
+        for each in more:
+            sums.add_(each)
+        sums.mul_(multiplier).add_(offset)
+        # Not torch's own root: where MKL gives it, one value in five is off in its last digit.
+        np.sqrt(sums.numpy(), out=sums.numpy())
+        sums = torch.div(places, sums, out=sums) if self.shape.kind == "gdn" else sums.mul_(places)
+        return _finish(sums, self.shape.output)
+
+    @property
+    def _is_gdn(self) -> bool:
+        return self.shape.kind in ("gdn", "igdn")
+
+    @property
+    def _places_at_once(self) -> int:
+        """How many places a GDN takes at once."""
+        return max(1, _NORMALISED_AT_ONCE // self.num_inputs)
 
     def macs(self, height: int, width: int) -> tuple[int, int, int]:
         """Return multiply-accumulates for an input of that size, and the output's height and width."""
@@ -198,11 +227,14 @@ class ExactLayer:
         """Return the most numbers that are alive at once while the layer runs on an input of that size, it included.
 
         While a group is convolved there are its inputs (copied, where there are several groups), the running total,
-        the sums of the group before and its own. GDN keeps squares beside its input; a gathered layer's sums are
-        shuffled into a tensor of their own.
+        the sums of the group before and its own. GDN keeps the squares of some places, and the sums of all groups
+        there; a gathered layer's sums are shuffled into a tensor of their own.
         """
         _, out_height, out_width = self.macs(height, width)
         taken, given = self.num_inputs * height * width, self.num_outputs * out_height * out_width
+        if self._is_gdn:
+            at_once = min(self._places_at_once, height * width) * self.num_inputs
+            return taken + given + (1 + len(self._slices)) * at_once
         copied = [part.shape[1 if self.shape.kind != "up" or self._gathers else 0] for part in self._slices]
         if len(copied) == 1:
             copied = [0]
@@ -211,7 +243,7 @@ class ExactLayer:
         )
         if self._gathers:
             convolving = max(convolving, (2 + (len(copied) > 1)) * given)
-        return taken * (2 if self.shape.kind in ("gdn", "igdn") else 1) + convolving
+        return taken + convolving
 
 
 def row_of(rows: Tensor, position: int) -> Tensor:

@@ -186,9 +186,8 @@ def _groups(tables: NDArray[np.integer]) -> Iterator[tuple[int, NDArray[np.intp]
         return
     # numpy sorts narrow integers by radix, several times faster.
     order = np.argsort(tables.astype(np.uint16) if tables.max() < 1 << 16 else tables, kind="stable")
-    used, starts = np.unique(tables[order], return_index=True)
-    for table, members in zip(used, np.split(order, starts[1:]), strict=True):
-        yield int(table), members
+    for members in np.split(order, np.flatnonzero(np.diff(tables[order])) + 1):
+        yield int(tables[members[0]]), members
 
 
 def _push_distances(coder: Coder, distances: NDArray[np.int64]) -> None:

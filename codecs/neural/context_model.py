@@ -34,7 +34,7 @@ class Begun(NamedTuple):
     """What is expected of symbols before anything is known of the latent.
 
     Attributes:
-        rungs: int64, the scale of each.
+        rungs: whole numbers, the scale of each.
         eighths: likewise the mean of each, in eighths of a symbol; None where means do not move.
     """
 
@@ -133,8 +133,9 @@ def stages_of(groups: Sequence[int]) -> tuple[Stage, ...]:
 
 
 def centred_rungs(rungs: Tensor) -> Tensor:
-    """Return numbers of tables, int64 (B, M, h, w), as networks look at them, in steps."""
-    return (_STEPS_OF_A_RUNG * rungs - _MIDDLE).float().contiguous(memory_format=torch.channels_last)
+    """Return numbers of tables (B, M, h, w) as networks look at them, in steps."""
+    steps = rungs.to(torch.float32, memory_format=torch.channels_last, copy=True)
+    return steps.mul_(_STEPS_OF_A_RUNG).sub_(_MIDDLE)
 
 
 def begun_with(tables: SymbolTables, inverse_scales: Tensor) -> Begun:

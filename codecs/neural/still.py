@@ -130,7 +130,7 @@ class NeuralStill:
         x = _channels_last(torch.from_numpy(padded).permute(2, 0, 1)[None].float())
         return self.model.g_a(x, position)
 
-    def _quantised(self, y: Tensor, position: int) -> list[tuple[SymbolTables, Symbols, NDArray[np.int64]]]:
+    def _quantised(self, y: Tensor, position: int) -> list[tuple[SymbolTables, Symbols, NDArray[np.integer]]]:
         """Return what goes onto the stack, in order: each latent's tables, its symbols and the table of each."""
         hyper = self.model.hyper
         if hyper is None:
@@ -144,7 +144,7 @@ class NeuralStill:
         ]
 
     def _coded(self, hyper: Hyper, y: Tensor, position: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the symbols of z (1, N, h, w) and of y (1, M, h, w), int32, and the tables of the latter, int64."""
+        """Return the symbols of z (1, N, h, w) and of y (1, M, h, w), and the tables of the latter, all int32."""
         magnitudes = y if self.model.description.means else y.abs()
         z = hyper.h_a(_steps(magnitudes, row_of(hyper.y_entry, position)), position) * _vector(
             hyper.side.gain[position]
@@ -161,7 +161,7 @@ class NeuralStill:
             position: among the rates.
 
         Returns:
-            Symbols int32 (1, M, h, w), and the table of each, int64 (1, M, h, w); None without h_s.
+            Symbols int32 (1, M, h, w), and the table of each, likewise; None without h_s.
         """
         with torch.no_grad():
             y = self.model.g_a(_channels_last(x), position)
@@ -191,7 +191,7 @@ class NeuralStill:
 
     def _parts(
         self, symbols: Tensor, which: Tensor | None, position: int
-    ) -> list[tuple[SymbolTables, Symbols, NDArray[np.int64]]]:
+    ) -> list[tuple[SymbolTables, Symbols, NDArray[np.integer]]]:
         """Return y's symbols (1, M, h, w) as they are coded: tables, what is looked up in them, and which it is.
 
         Args:
@@ -204,7 +204,7 @@ class NeuralStill:
             tables = self.model.hyper.tables if self.model.hyper else self.model.tables
             rows = factorised_rows(self.model.side, position, symbols.shape) if which is None else _flat(which)
             return [(tables, _flat(symbols), rows)]
-        parts: list[tuple[SymbolTables, Symbols, NDArray[np.int64]]] = []
+        parts: list[tuple[SymbolTables, Symbols, NDArray[np.integer]]] = []
         ordered = symbols[:, context.order]
 
         def hand_out(stage: Stage, expected: Expected | None) -> Symbols:
@@ -309,7 +309,7 @@ class NeuralStill:
             return context.run(*self._begun(context, which, position, shape), read)
 
     def _gaussians(self, hyper: Hyper, z_hat: Tensor, position: int) -> tuple[Tensor, Tensor]:
-        """Return the table of each value of y, int64 (1, M, h, w), and the means, likewise."""
+        """Return the table of each value of y, int32 (1, M, h, w), and the means, float32."""
         predicted = hyper.h_s(_steps(z_hat, hyper.side.entry[position]), position)
         gain = _vector(self.model.side.gain[position])
         if self.model.description.means:
@@ -317,7 +317,7 @@ class NeuralStill:
             means = means * gain
         else:
             scales, means = predicted, predicted.new_zeros(1)
-        return torch.bucketize((scales * gain).contiguous(), hyper.thresholds), means
+        return torch.bucketize((scales * gain).contiguous(), hyper.thresholds, out_int32=True), means
 
     def complexity(self, point: OperatingPoint, height: int, width: int) -> Complexity:
         """Return the cost of one image; see `Codec.complexity`."""
