@@ -17,7 +17,9 @@ from roadbits.codecs.neural import cae, hyperprior
 from roadbits.codecs.neural.model_file import FrozenModel
 from roadbits.codecs.neural.modulation import Method
 from roadbits.codecs.neural.slim_layers import GdnRecipe
+from roadbits.codecs.neural.slim_model import SlimModel
 from roadbits.codecs.neural.slim_network import check_widths
+from roadbits.codecs.neural.slim_still import SlimStill
 from roadbits.codecs.neural.still import NeuralStill
 from roadbits.codecs.training.lambda_schedule import LambdaSchedule
 from roadbits.codecs.training.rate_distortion import Schedule
@@ -276,7 +278,8 @@ class StillCodecTraining(TrainingPart):
         checkpoint_every: steps.
         busiest_of: crops are drawn that many at a time, and the one with the strongest gradients is taken.
         start: first weights: `random`, those of a DCT for transforms of three layers, see `dct_start`, or a codec's
-            with networks of the same sizes: a shipped one, one width of it such as `slimcae/96`, or `NAME:FILE`.
+            with networks of the same sizes: a shipped one, one width of it such as `slimcae/96`, or `NAME:FILE`. A
+            SlimCAE begins from a SlimCAE of its widths.
         start_from: a checkpoint of the same network to take first weights from; only weights, no moments. Bottleneck
             scaling needs one, of a training of the same codec for its highest lambda alone.
         data: sources of crops.
@@ -334,19 +337,23 @@ class StillCodecTraining(TrainingPart):
             self._check_schedule(self.lambda_schedule)
         return self
 
-    def start_model(self) -> FrozenModel | None:
+    def start_model(self) -> FrozenModel | SlimModel | None:
         """Return the codec to begin from, if there is one.
 
         Raises:
-            ValueError: if it has no networks, several widths or an adapter, or this training's codec has several.
+            ValueError: if it has no networks or an adapter, or cannot be what this training's codec begins from.
         """
         if self.start in ("random", "dct"):
             return None
         codec = codec_named(self.start)
+        if isinstance(self.codec, SlimCaeCodec) and isinstance(codec, SlimStill):
+            if codec.model.widths == self.codec.widths:
+                return codec.model
+            raise ValueError(f"{self.start} has widths {', '.join(map(str, codec.model.widths))}: give the same")
         if isinstance(self.codec, _SlimCodec) or not isinstance(codec, NeuralStill) or codec.adapter_hash:
             raise ValueError(
-                f"a {self.codec.kind} cannot start from {self.start}: a cae or hyperprior can, "
-                "from a neural codec of one width without an adapter, such as cae or slimcae/96"
+                f"a {self.codec.kind} cannot start from {self.start}: a cae or hyperprior can from a neural codec of "
+                "one width without an adapter, such as cae or slimcae/96, and a slimcae from a slimcae"
             )
         return codec.model
 

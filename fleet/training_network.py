@@ -15,6 +15,7 @@ from roadbits.codecs.neural.hyperprior import Hyperprior
 from roadbits.codecs.neural.mae import Modulated
 from roadbits.codecs.neural.modulation import Method, RateMethod
 from roadbits.codecs.neural.scaling import Scaled, train_scales_only
+from roadbits.codecs.neural.slim_model import SlimModel
 from roadbits.codecs.neural.slimcae import SlimCAE
 from roadbits.codecs.neural.slimhyperprior import SlimHyperprior
 from roadbits.codecs.training.crops import CropSampler, TrainingDataError
@@ -22,7 +23,7 @@ from roadbits.codecs.training.dct_start import start_as_dct
 from roadbits.codecs.training.joint_widths import JointWidths, JointWidthsTraining
 from roadbits.codecs.training.mask_decay import shrink_encoder
 from roadbits.codecs.training.rate_distortion import RateDistortionTraining
-from roadbits.codecs.training.thawing import thaw
+from roadbits.codecs.training.thawing import thaw, thaw_widths
 from roadbits.fleet.training_config import (
     CaeCodec,
     HyperpriorCodec,
@@ -61,29 +62,38 @@ def build_network(words: StillCodecTraining) -> PlainNetwork | SlimNetwork:
             assert_never(codec)
 
 
-def _preparation(words: StillCodecTraining) -> Callable[[PlainNetwork], None] | None:
-    """Return what gives a network its first weights, if they are not random."""
+def _preparation(words: StillCodecTraining) -> Callable[[Sequence[PlainNetwork]], None] | None:
+    """Return what gives networks, of all widths, their first weights, if they are not random."""
     if words.start == "dct":
-        return start_as_dct
+        return _start_as_dct
     frozen = words.start_model()
     if frozen is None:
         return None
 
-    def thawed(network: PlainNetwork) -> None:
+    def thawed(networks: Sequence[PlainNetwork]) -> None:
         try:
-            thaw(network, frozen)
+            if isinstance(frozen, SlimModel):
+                thaw_widths(networks, frozen)
+            else:
+                (network,) = networks
+                thaw(network, frozen)
         except ValueError as error:
             raise TrainingDataError(f"start: cannot begin from {words.start}: {error}") from error
 
     return thawed
 
 
+def _start_as_dct(networks: Sequence[PlainNetwork]) -> None:
+    for network in networks:
+        start_as_dct(network)
+
+
 def _begun(
-    network: PlainNetwork, words: StillCodecTraining, prepare: Callable[[PlainNetwork], None] | None
+    network: PlainNetwork, words: StillCodecTraining, prepare: Callable[[Sequence[PlainNetwork]], None] | None
 ) -> PlainNetwork:
     """Return a network with its first weights, of which only that may move which is to be trained."""
     if prepare:
-        prepare(network)
+        prepare([network])
     if network.method.name == "scaling":
         train_scales_only(network)
     if words.mask_decay:

@@ -113,16 +113,15 @@ class SlimNetwork(SlimFamily[Plain]):
         widths: Sequence[int],
         plains: Sequence[Plain],
         gdn: GdnRecipe,
-        prepare: Callable[[Plain], None] | None = None,
+        prepare: Callable[[Sequence[Plain]], None] | None = None,
     ) -> None:
-        """Take over the plain networks, see `SlimFamily`; `prepare` gives each its first weights.
+        """Take over the plain networks, see `SlimFamily`; `prepare` gives them their first weights.
 
         Raises:
             ValueError: if a network does not fit into the widest.
         """
         if prepare:
-            for plain in plains:
-                prepare(plain)
+            prepare(plains)
         super().__init__(widths, plains, gdn)
         self.stride = plains[0].stride
         self.num_levels = tuple(len(plain.method.lambdas) for plain in plains)

@@ -25,7 +25,7 @@ class SlimCAE(SlimNetwork[CAE]):
         lambdas: Sequence[Sequence[float]],
         latent_widths: Sequence[int] | None = None,
         gdn: GdnRecipe = "switch",
-        prepare: Callable[[CAE], None] | None = None,
+        prepare: Callable[[Sequence[CAE]], None] | None = None,
     ) -> None:
         """Build the network.
 
@@ -34,7 +34,7 @@ class SlimCAE(SlimNetwork[CAE]):
             lambdas: of each width: one level of gain for each of its lambdas.
             latent_widths: M of each width, never falling; N if left out, as in the paper.
             gdn: `switch` for a GDN for each width, `slim` for SlimGDN+.
-            prepare: gives the plain network of a width its first weights.
+            prepare: gives the plain networks of all widths, the narrowest first, their first weights.
 
         Raises:
             ValueError: if the widths do not rise, or the lists differ in length.

@@ -27,7 +27,7 @@ class SlimHyperprior(SlimNetwork[Hyperprior]):
         num_layers: int = 3,
         means: bool = True,
         gdn: GdnRecipe = "switch",
-        prepare: Callable[[Hyperprior], None] | None = None,
+        prepare: Callable[[Sequence[Hyperprior]], None] | None = None,
     ) -> None:
         """Build the network.
 
@@ -38,7 +38,7 @@ class SlimHyperprior(SlimNetwork[Hyperprior]):
             num_layers: of each transform, 3 or 4.
             means: predict means beside scales.
             gdn: `switch` for a GDN for each width, `slim` for SlimGDN+.
-            prepare: gives the plain network of a width its first weights.
+            prepare: gives the plain networks of all widths, the narrowest first, their first weights.
 
         Raises:
             ValueError: if the widths do not rise, or the lists differ in length.

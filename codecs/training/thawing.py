@@ -10,6 +10,7 @@ Not here: freezing (`freezing`), adapting a codec while it stays frozen (`codecs
 
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -24,6 +25,7 @@ from roadbits.codecs.neural.gain import Gain
 from roadbits.codecs.neural.hyperprior import Hyperprior
 from roadbits.codecs.neural.model_file import FrozenModel, Side
 from roadbits.codecs.neural.modulation import Transform
+from roadbits.codecs.neural.slim_model import SlimModel
 
 _FITTING_STEPS = 600
 _FITTING_RATE = 0.02
@@ -42,6 +44,69 @@ def thaw(network: CAE | Hyperprior, model: FrozenModel) -> None:
         ValueError: if the network has other layers, means or a method without gains, a lambda lies outside the model's
             range, or the model has an adapter.
     """
+    _check(network, model)
+    _thaw_with(network, model, _units(model))
+
+
+def thaw_widths(networks: Sequence[CAE | Hyperprior], model: SlimModel) -> None:
+    """Replace the weights of plain networks of rising widths by those of a slimmable model: kernels stay shared.
+
+    Raises:
+        ValueError: see `thaw`; also if the widths are others, or they are hyperpriors.
+    """
+    if len(networks) != len(model.models) or any(each.hyper for each in model.models):
+        raise ValueError(f"its widths are {', '.join(map(str, model.widths))}, and CAEs alone can go on so")
+    for network, own in zip(networks, model.models, strict=True):
+        _check(network, own)
+    widest = model.models[-1]
+    units = _units(widest)
+    for network, own in zip(networks, model.models, strict=True):
+        narrow = _Units(_narrowed(units.g_a, own.g_a, widest.g_a), _narrowed(units.g_s, own.g_s, widest.g_s))
+        _thaw_with(network, own, narrow)
+
+
+class _Units(NamedTuple):
+    """What a step of each activation is: of every transform its input, then the output of each layer, (C,) each."""
+
+    g_a: list[Tensor]
+    g_s: list[Tensor]
+    h_a: list[Tensor] | None = None
+    h_s: list[Tensor] | None = None
+
+
+def _units(model: FrozenModel) -> _Units:
+    pixel = torch.full((3,), 1 / LARGEST_PIXEL).double()
+    forwards, backwards = _forwards(model.g_a, pixel), _backwards(model.g_s, pixel)
+    if model.hyper is None:
+        return _Units(forwards, backwards)
+    hyper = model.hyper
+    if hyper.y_entry.ndim != 1:
+        raise ValueError("what enters its h_a differs by position")
+    ones = torch.ones(hyper.h_s.num_outputs).double()
+    return _Units(forwards, backwards, _forwards(hyper.h_a, 1 / hyper.y_entry.double()), _backwards(hyper.h_s, ones))
+
+
+def _narrowed(units: list[Tensor], narrow: ExactTransform, widest: ExactTransform) -> list[Tensor]:
+    """Return the units of a narrow width, in which its convolutions have the widest's weights.
+
+    Both have the same whole weights, so where their multipliers differ units do: of what comes out, which a GDN of its
+    own takes; of what goes in, if what comes out are pixels or latents.
+    """
+    own = [unit[: layer.num_inputs] for unit, layer in zip(units, narrow.layers, strict=False)]
+    own.append(units[-1][: narrow.num_outputs])
+    for index, (layer, wide) in enumerate(zip(narrow.layers, widest.layers, strict=True)):
+        if layer.shape.kind in ("gdn", "igdn"):
+            continue
+        ratio = wide.multiplier[: layer.num_outputs].double() / layer.multiplier.double()
+        if index < len(narrow.layers) - 1:
+            own[index + 1] = own[index + 1] * ratio
+        else:
+            own[index] = own[index] / ratio.mean()
+    return own
+
+
+def _check(network: CAE | Hyperprior, model: FrozenModel) -> None:
+    """Refuse a network that a model's weights do not fit into; its layers are looked at later."""
     if model.description.method != "gain" or network.method.name != "gain":
         raise ValueError(f"method gain alone can begin so, got a codec of {model.description.method}")
     hyper = model.hyper
@@ -50,17 +115,21 @@ def thaw(network: CAE | Hyperprior, model: FrozenModel) -> None:
     lambdas, known = network.method.lambdas, model.description.lambdas
     if lambdas[0] < known[0] * (1 - _ROUNDING) or lambdas[-1] > known[-1] * (1 + _ROUNDING):
         raise ValueError(f"its lambdas reach from {known[0]:g} to {known[-1]:g}, got {lambdas[0]:g} to {lambdas[-1]:g}")
+    if isinstance(network, Hyperprior) and network.means != model.description.means:
+        raise ValueError("one has means beside scales, the other has not")
+
+
+def _thaw_with(network: CAE | Hyperprior, model: FrozenModel, units: _Units) -> None:
+    """Take over a model's weights, in these units."""
+    hyper, lambdas, known = model.hyper, network.method.lambdas, model.description.lambdas
     with torch.no_grad():
-        pixel = torch.full((3,), 1 / LARGEST_PIXEL).double()
-        _thaw_forwards(network.g_a, model.g_a, pixel)
-        unit = _thaw_backwards(network.g_s, model.g_s, pixel)
-        _thaw_gain(network.gain, model.side, unit, lambdas, known)
-        if isinstance(network, Hyperprior) and hyper:
-            if network.means != model.description.means or hyper.y_entry.ndim != 1:
-                raise ValueError("one has means beside scales, the other has not")
-            _thaw_forwards(network.h_a, hyper.h_a, 1 / hyper.y_entry.double())
-            unit = _thaw_backwards(network.h_s, hyper.h_s, torch.ones(hyper.h_s.num_outputs).double())
-            _thaw_gain(network.hyper_gain, hyper.side, unit, lambdas, known)
+        _take_over_all(network.g_a, model.g_a, units.g_a)
+        _take_over_all(network.g_s, model.g_s, units.g_s)
+        _thaw_gain(network.gain, model.side, units.g_s[0], lambdas, known)
+        if isinstance(network, Hyperprior) and hyper and units.h_a and units.h_s:
+            _take_over_all(network.h_a, hyper.h_a, units.h_a)
+            _take_over_all(network.h_s, hyper.h_s, units.h_s)
+            _thaw_gain(network.hyper_gain, hyper.side, units.h_s[0], lambdas, known)
     _fit_density(network.entropy_model, WarpedDensity(model))
 
 
@@ -93,45 +162,46 @@ def _is_alike(module: nn.Module, layer: ExactLayer) -> bool:
     return (kind, size, stride) == (shape.kind, tuple(layer.weight.shape), shape.stride)
 
 
-def _thaw_forwards(transform: Transform, frozen: ExactTransform, taken: Tensor) -> None:
-    """Take over g_a or h_a: units such that filters have norm 1, and GDNs a beta of 1.
+def _forwards(frozen: ExactTransform, taken: Tensor) -> list[Tensor]:
+    """Return units for g_a or h_a such that filters have norm 1, and GDNs a beta of 1.
 
     Args:
-        transform: to be given weights.
-        frozen: that has them.
+        frozen: with layers that serve all positions.
         taken: what a step of its input is (C,).
     """
-    pairs = _pairs(transform, frozen)
-    for index, (module, layer) in enumerate(pairs):
+    units = [taken]
+    for index, layer in enumerate(frozen.layers):
         given = torch.ones(layer.num_outputs).double()
-        if index < len(pairs) - 1:
-            if isinstance(module, GDN):
-                given = taken * torch.sqrt(layer.offset.double())
+        if index < len(frozen.layers) - 1:
+            if layer.shape.kind == "gdn":
+                given = units[-1] * torch.sqrt(layer.offset.double())
             else:
-                given = 1 / _norms(_weight(layer, taken, given), dim=0)
-        _take_over(module, layer, taken, given)
-        taken = given
+                given = 1 / _norms(_weight(layer, units[-1], given), dim=0)
+        units.append(given)
+    return units
 
 
-def _thaw_backwards(transform: Transform, frozen: ExactTransform, given: Tensor) -> Tensor:
-    """Take over g_s or h_s: units such that what a channel adds to the next layer has norm 1, and GDNs a beta of 1.
+def _backwards(frozen: ExactTransform, given: Tensor) -> list[Tensor]:
+    """Return units for g_s or h_s such that what a channel adds to the next layer has norm 1, and GDNs a beta of 1.
 
     Args:
-        transform: to be given weights.
-        frozen: that has them.
+        frozen: with layers that serve all positions.
         given: what a step of its output is (C,).
-
-    Returns:
-        What a step of its input is (C,).
     """
-    for module, layer in reversed(_pairs(transform, frozen)):
-        if isinstance(module, GDN):
-            taken = given * torch.sqrt(layer.offset.double())
+    units = [given]
+    for layer in reversed(frozen.layers):
+        if layer.shape.kind == "igdn":
+            taken = units[0] * torch.sqrt(layer.offset.double())
         else:
-            taken = _norms(_weight(layer, torch.ones(layer.num_inputs).double(), given), dim=1)
+            taken = _norms(_weight(layer, torch.ones(layer.num_inputs).double(), units[0]), dim=1)
+        units.insert(0, taken)
+    return units
+
+
+def _take_over_all(transform: Transform, frozen: ExactTransform, units: list[Tensor]) -> None:
+    """Give all layers of a transform their twins' weights, in these units."""
+    for (module, layer), (taken, given) in zip(_pairs(transform, frozen), pairwise(units), strict=True):
         _take_over(module, layer, taken, given)
-        given = taken
-    return given
 
 
 def _norms(weight: Tensor, dim: int) -> Tensor:

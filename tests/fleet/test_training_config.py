@@ -240,6 +240,7 @@ SLIM = "{kind: slimcae, widths: [8, 12, 16]}"
         ("{kind: cae, channels: 8}\nstart: jpeg", "a cae cannot start from jpeg"),
         ("{kind: cae, channels: 8}\nstart: slimcae", "one width without an adapter, such as cae or slimcae/96"),
         ("{kind: slimcae, widths: [48, 96]}\nstart: cae", "a slimcae cannot start from cae"),
+        ("{kind: slimcae, widths: [48, 96]}\nstart: slimcae", "slimcae has widths 48, 72, 96, 144, 192: give the same"),
         ("{kind: cae, channels: 8}\nmask_decay: {channels: 4, steps: 2}", "give its checkpoint as start_from"),
         (
             "{kind: cae, method: mae, channels: 8}\nstart_from: other\nmask_decay: {channels: 4, steps: 2}",

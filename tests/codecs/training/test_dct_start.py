@@ -34,6 +34,11 @@ def psnr_db(x: Tensor, x_hat: Tensor) -> float:
     return float(-10 * torch.log10(torch.mean((x - x_hat) ** 2)))
 
 
+def all_start_as_dct(networks: Sequence[CAE | Hyperprior]) -> None:
+    for network in networks:
+        start_as_dct(network)
+
+
 def network_of(kind: str, method: RateMethod | Sequence[float] = LAMBDAS) -> CAE | Hyperprior:
     torch.manual_seed(0)
     return (CAE(64, method, 128) if kind == "cae" else Hyperprior(64, 128, method)).eval()
@@ -85,9 +90,9 @@ def test_every_width_of_a_slim_network_begins_as_one(kind: str, image: Tensor) -
     torch.manual_seed(0)
     widths, latents, lambdas = (48, 96, 192), (64, 128, 256), (LAMBDAS,) * 3
     network = (
-        SlimCAE(widths, lambdas, latents, prepare=start_as_dct)
+        SlimCAE(widths, lambdas, latents, prepare=all_start_as_dct)
         if kind == "slimcae"
-        else SlimHyperprior(widths, latents, lambdas, prepare=start_as_dct)
+        else SlimHyperprior(widths, latents, lambdas, prepare=all_start_as_dct)
     ).eval()
     with torch.no_grad():
         quality = [psnr_db(image, network(image, torch.tensor([2.0]), width).x_hat) for width in widths]

@@ -1,5 +1,7 @@
 """Thawing: a network begun from a frozen codec computes what that codec computes, at lambdas between its own too."""
 
+from collections.abc import Callable, Sequence
+
 import numpy as np
 import pytest
 import torch
@@ -10,10 +12,13 @@ from roadbits.codecs.neural.cae import CAE
 from roadbits.codecs.neural.hyperprior import Hyperprior
 from roadbits.codecs.neural.mae import Modulated
 from roadbits.codecs.neural.model_file import FrozenModel
+from roadbits.codecs.neural.slim_model import SlimModel
+from roadbits.codecs.neural.slim_still import SlimStill
+from roadbits.codecs.neural.slimcae import SlimCAE
 from roadbits.codecs.neural.still import NeuralStill
 from roadbits.codecs.training.dct_start import start_as_dct
-from roadbits.codecs.training.freezing import freeze
-from roadbits.codecs.training.thawing import thaw
+from roadbits.codecs.training.freezing import freeze, freeze_widths
+from roadbits.codecs.training.thawing import thaw, thaw_widths
 
 LAMBDAS = (0.002, 0.01, 0.05)
 Network = CAE | Hyperprior
@@ -89,6 +94,38 @@ def test_units_are_such_that_filters_have_norm_1_and_gdns_a_beta_of_1(frozen: tu
     first, last = thawed.g_a[0].weight, thawed.g_s[-1].weight
     assert torch.allclose(first.square().sum(dim=(1, 2, 3)), torch.ones(12), atol=1e-3)
     assert torch.allclose(last.square().sum(dim=(1, 2, 3)), torch.ones(12), atol=1e-3)
+
+
+def slim(prepare: Callable[[Sequence[CAE]], None], widths: Sequence[int] = (8, 12)) -> SlimCAE:
+    torch.manual_seed(0)
+    return SlimCAE(widths, (LAMBDAS,) * len(widths), [2 * width for width in widths], prepare=prepare)
+
+
+def start_all(networks: Sequence[CAE]) -> None:
+    for network in networks:
+        start_as_dct(network)
+
+
+@pytest.fixture(scope="module")
+def slim_model(image: Image) -> SlimModel:
+    return freeze_widths(slim(start_all), [image], 0)
+
+
+def test_every_width_of_a_thawed_slim_network_computes_what_the_codec_does(slim_model: SlimModel, image: Image) -> None:
+    network = slim(lambda networks: thaw_widths(networks, slim_model))
+    for width, codec in SlimStill("slimcae", slim_model).codecs.items():
+        for level, point in enumerate(codec.points):
+            payload = codec.encode(image, point)
+            num_bytes, quality = passed(network.standalone(width), image, float(level))
+            assert quality == pytest.approx(psnr_db(image, codec.decode(payload)), abs=0.3)
+            assert num_bytes == pytest.approx(len(payload), rel=0.15)
+
+
+def test_a_slim_network_of_other_widths_is_refused(slim_model: SlimModel) -> None:
+    with pytest.raises(ValueError, match="its widths are 8, 12"):
+        slim(lambda networks: thaw_widths(networks, slim_model), (8, 10, 12))
+    with pytest.raises(ValueError, match="layers are others"):
+        slim(lambda networks: thaw_widths(networks, slim_model), (8, 16))
 
 
 @pytest.mark.parametrize(
