@@ -75,7 +75,7 @@ def context_bits(
         noisy: the latent in training, (B, M, h, w), in symbols; less the means that h_s predicts.
         symbols: the same rounded, without gradient.
         begun: with what the context begins.
-        origin: from where its networks look, (1, M, h, w); from what it begins with if None, as for a hyperprior.
+        origin: from where its networks look, (1, M, 1, 1); from what it begins with if None, as for a hyperprior.
         own_bits: of each symbol under the codec's own tables (B, M, h, w), which code a first stage; None where they do
             not.
     """

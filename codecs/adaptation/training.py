@@ -171,7 +171,7 @@ class AdaptationTraining:
         if self._context is None or self._context.origin is None:
             return bits(likelihood)
         begun = density_moments(self.enhancement.density, gain)
-        origin = self._context.origin.everywhere(position, torch.Size((1, *values.shape[1:])))
+        origin = self._context.origin.at(position)
         return context_bits(self._context, noisy, rounded(values.detach()), begun, origin, -torch.log2(likelihood))
 
     def _likelihood(self, noisy: Tensor, gain: Tensor) -> Tensor:

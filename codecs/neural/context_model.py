@@ -25,7 +25,8 @@ _STEPS_OF_A_RUNG, _MIDDLE = 8, 252
 """A table's number enters as so many steps, around that of the middle of 64."""
 RUNGS_OF_A_MOVE = 8
 """By how many tables a network's output of 1 moves."""
-MEAN_STEPS = 8
+_EIGHTHS_BITS = 3
+MEAN_STEPS = 1 << _EIGHTHS_BITS
 """Into so many parts a symbol's width is divided for means."""
 _LARGEST_MEAN = 2**20
 
@@ -34,7 +35,7 @@ class Begun(NamedTuple):
     """What is expected of symbols before anything is known of the latent.
 
     Attributes:
-        rungs: whole numbers, the scale of each.
+        rungs: int32, the scale of each.
         eighths: likewise the mean of each, in eighths of a symbol; None where means do not move.
     """
 
@@ -45,15 +46,15 @@ class Begun(NamedTuple):
         """Return the same in another shape."""
         return Begun(self.rungs.reshape(shape), None if self.eighths is None else self.eighths.reshape(shape))
 
-    def everywhere(self, position: int, shape: torch.Size) -> "Begun":
-        """Return what is expected (1, M, h, w) at one of the positions (positions, M), in all places alike."""
-        rows = (None if each is None else each[position][None, :, None, None].expand(shape) for each in self)
+    def at(self, position: int) -> "Begun":
+        """Return what is expected at one of the positions (positions, M), for all places alike: (1, M, 1, 1)."""
+        rows = (None if each is None else each[position][None, :, None, None] for each in self)
         rungs, eighths = rows
         assert rungs is not None
         return Begun(rungs, eighths)
 
     def picked(self, channels: Tensor | slice) -> "Begun":
-        """Return that of some channels, (1, C, h, w)."""
+        """Return that of some channels."""
         return Begun(self.rungs[:, channels], None if self.eighths is None else self.eighths[:, channels])
 
 
@@ -61,12 +62,12 @@ class Expected(NamedTuple):
     """What is expected of symbols.
 
     Attributes:
-        tables: int64 (n,): the table of each.
-        centres: int64 (n,): what is subtracted from each symbol before it is looked up.
+        tables: int32 (n,): the table of each.
+        centres: int32 (n,): what is subtracted from each symbol before it is looked up.
     """
 
-    tables: NDArray[np.int64]
-    centres: NDArray[np.int64]
+    tables: NDArray[np.integer]
+    centres: NDArray[np.integer]
 
 
 @dataclass(frozen=True)
@@ -151,7 +152,7 @@ def begun_with(tables: SymbolTables, inverse_scales: Tensor) -> Begun:
     scales = 1 / inverse_scales.double().numpy()
     deviations = np.sqrt(np.maximum(variances - 1 / 12, 0))
     rungs = np.searchsorted(np.sqrt(scales[1:] * scales[:-1]), deviations)
-    return Begun(torch.from_numpy(rungs), torch.from_numpy(eighths))
+    return Begun(torch.from_numpy(rungs.astype(np.int32)), torch.from_numpy(eighths.astype(np.int32)))
 
 
 def deviations_of(symbols: Tensor, eighths: Tensor | None, rungs: Tensor, inverse_scales: Tensor) -> Tensor:
@@ -209,16 +210,18 @@ class OffsetTables:
             raise ValueError(f"expected {int(self.parts.sum())} tables of Gaussians, got {len(self.tables)}")
 
     @cached_property
-    def _first(self) -> Tensor:
-        """The first table of each scale."""
-        return torch.cumsum(self.parts, 0) - self.parts
+    def _of_rungs(self) -> tuple[Tensor, Tensor]:
+        """The first table of each scale, and the bits by which its parts are fewer than eighths, int32."""
+        first = torch.cumsum(self.parts, 0) - self.parts
+        return first.int(), torch.log2(MEAN_STEPS / self.parts).round().int()
 
     def expected(self, rungs: Tensor, eighths: Tensor) -> Expected:
-        """Return the tables and centres of symbols (n,), given their scales' rungs and their means in eighths."""
-        step = MEAN_STEPS // self.parts[rungs]
-        parts = torch.div(eighths + torch.div(step, 2, rounding_mode="floor"), step, rounding_mode="floor")
-        centres = torch.div(parts * step, MEAN_STEPS, rounding_mode="floor")
-        tables = self._first[rungs] + parts - centres * self.parts[rungs]
+        """Return the tables and centres of symbols (n,), given their scales' rungs and means in eighths, int32 both."""
+        first, shifts = (each[rungs] for each in self._of_rungs)
+        # In parts, rounded halves up; shifted right, whole numbers are rounded down.
+        means = (eighths + ((1 << shifts) >> 1)) >> shifts
+        centres = (means << shifts) >> _EIGHTHS_BITS
+        tables = first + means - (centres << (_EIGHTHS_BITS - shifts))
         return Expected(tables.numpy(), centres.numpy())
 
 
@@ -295,20 +298,23 @@ class ContextModel:
         """What is coded at once, in order."""
         return stages_of(self.groups)
 
-    def run(self, begun: Begun, origin: Begun, exchange: Exchange) -> Tensor:
+    def run(self, begun: Begun, origin: Begun, size: tuple[int, int], exchange: Exchange) -> Tensor:
         """Go through all symbols in the order in which they are decoded.
 
         Args:
-            begun: what is expected of each symbol before anything is known, (1, M, h, w).
+            begun: what is expected of each symbol before anything is known, (1, M, h, w), or (1, M, 1, 1).
             origin: likewise, from where the networks look; most often the same.
+            size: height and width of the latent.
             exchange: gives each stage's symbols.
 
         Returns:
             The symbols, int32 (1, M, h, w).
         """
         begun, origin = begun.picked(self.order), origin.picked(self.order)
-        centred = centred_rungs(origin.rungs)
-        symbols, deviations = torch.zeros_like(begun.rungs, dtype=torch.int32), torch.zeros_like(centred)
+        shape = (1, len(self.order), *size)
+        centred = centred_rungs(origin.rungs).expand(shape)
+        symbols = torch.zeros(shape, dtype=torch.int32)
+        deviations = torch.zeros(shape).contiguous(memory_format=torch.channels_last)
         networks = (*(None,) * self.with_means, *self.networks)
         for stage, network in zip(self.stages, networks, strict=True):
             own, looked_from = begun.picked(stage.own), origin.picked(stage.own)
@@ -336,11 +342,11 @@ class ContextModel:
         """
         moves = predicted[:, : begun.rungs.shape[1]]
         moved = (moves * RUNGS_OF_A_MOVE).add_(begun.rungs).add_(0.5).floor_().clamp_(0, len(self.inverse_scales) - 1)
-        tables = stage.picked_of_own(moved).long()
+        tables = stage.picked_of_own(moved).int()
         if self.offset_tables is None or begun.eighths is None:
-            return Expected(tables.numpy(), np.zeros(len(tables), np.int64))
+            return Expected(tables.numpy(), np.zeros(len(tables), np.int32))
         shifts = predicted[:, moves.shape[1] :] / self.inverse_scales[origin.rungs]
-        shifted = (shifts * MEAN_STEPS).add_(0.5).floor_().clamp_(-_LARGEST_MEAN, _LARGEST_MEAN).long() + begun.eighths
+        shifted = (shifts * MEAN_STEPS).add_(0.5).floor_().clamp_(-_LARGEST_MEAN, _LARGEST_MEAN).int() + begun.eighths
         return self.offset_tables.expected(tables, stage.picked_of_own(shifted))
 
     def macs(self, height: int, width: int) -> int:

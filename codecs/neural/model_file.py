@@ -365,7 +365,7 @@ def _context_of(words: ContextWords | None, tensors: Mapping[str, Tensor]) -> Co
     order, inverse_scales = tensors["context.order"].long(), tensors["context.inverse_scales"]
     origin = None
     if words.origin:
-        origin = Begun(*(tensors[f"context.origin.{name}"].long() for name in ("rungs", "eighths")))
+        origin = Begun(*(tensors[f"context.origin.{name}"].int() for name in ("rungs", "eighths")))
     return ContextModel(order, words.groups, networks, inverse_scales, offset_tables, origin)
 
 

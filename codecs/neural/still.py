@@ -176,18 +176,16 @@ class NeuralStill:
         begun = begun_with(self.model.tables, self.model.context.inverse_scales)
         return begun.reshaped(*self.model.side.gain.shape)
 
-    def _begun(
-        self, context: ContextModel, which: Tensor | None, position: int, shape: torch.Size
-    ) -> tuple[Begun, Begun]:
-        """Return what a context begins with, and from where it looks, both (1, M, h, w).
+    def _begun(self, context: ContextModel, which: Tensor | None, position: int) -> tuple[Begun, Begun]:
+        """Return what a context begins with, and from where it looks.
 
-        These are a hyperprior's tables, or what the factorised ones say of each channel.
+        These are a hyperprior's tables (1, M, h, w), or what the factorised ones say of each channel (1, M, 1, 1).
         """
         if which is not None:
             begun = Begun(which, None)
             return begun, begun
         own = self._begun_with
-        return own.everywhere(position, shape), (context.origin or own).everywhere(position, shape)
+        return own.at(position), (context.origin or own).at(position)
 
     def _parts(
         self, symbols: Tensor, which: Tensor | None, position: int
@@ -213,7 +211,7 @@ class NeuralStill:
             parts.append((tables, (values - centres).astype(np.int32), rows))
             return values
 
-        context.run(*self._begun(context, which, position, symbols.shape), hand_out)
+        context.run(*self._begun(context, which, position), (symbols.shape[2], symbols.shape[3]), hand_out)
         return parts
 
     def _tables_of(
@@ -224,7 +222,7 @@ class NeuralStill:
             channels = shape[1]
             rows = (context.order[stage.own] + position * channels)[None, :, None, None]
             places = stage.picked_of_own(rows.expand(1, -1, *shape[2:])).numpy()
-            return self.model.tables, Expected(places, np.zeros(len(places), np.int64))
+            return self.model.tables, Expected(places, np.zeros(len(places), np.int32))
         if context.offset_tables:
             return context.offset_tables.tables, expected
         assert self.model.hyper is not None
@@ -306,7 +304,7 @@ class NeuralStill:
                 return (tables.pop(coder, rows) + centres).astype(np.int32)
 
         with section("transform"):
-            return context.run(*self._begun(context, which, position, shape), read)
+            return context.run(*self._begun(context, which, position), (shape[2], shape[3]), read)
 
     def _gaussians(self, hyper: Hyper, z_hat: Tensor, position: int) -> tuple[Tensor, Tensor]:
         """Return the table of each value of y, int32 (1, M, h, w), and the means, float32."""

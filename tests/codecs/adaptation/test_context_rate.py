@@ -34,11 +34,11 @@ def latent(codec: NeuralStill, position: int) -> tuple[torch.Tensor, torch.Tenso
     return y.clone() * gain, gain
 
 
-def looked_from(codec: NeuralStill, position: int, symbols: torch.Tensor) -> Begun:
-    """Return what the codec's own tables say of every symbol."""
+def looked_from(codec: NeuralStill, position: int) -> Begun:
+    """Return what the codec's own tables say of every channel."""
     assert codec.model.context is not None
     begun = begun_with(codec.model.tables, codec.model.context.inverse_scales)
-    return begun.reshaped(*codec.model.side.gain.shape).everywhere(position, symbols.shape)
+    return begun.reshaped(*codec.model.side.gain.shape).at(position)
 
 
 def own_bits(codec: NeuralStill, symbols: torch.Tensor, gain: torch.Tensor) -> torch.Tensor:
@@ -54,7 +54,7 @@ def test_a_rounded_latent_costs_what_its_payload_has(codec: NeuralStill) -> None
         symbols = values.round()
         begun = density_moments(WarpedDensity(codec.model), gain)
         with torch.no_grad():
-            origin = looked_from(codec, position, symbols)
+            origin = looked_from(codec, position)
             estimate = context_bits(context, symbols, symbols, begun, origin, own_bits(codec, symbols, gain))
         payload = codec.encode(scene(), point)
         assert float(estimate) == pytest.approx(8 * len(payload), rel=0.06, abs=8 * 40)
@@ -66,7 +66,7 @@ def test_a_density_without_a_warp_begins_as_its_tables_do(codec: NeuralStill) ->
     gain = codec.model.side.gain[position][:, None, None]
     with torch.no_grad():
         begun = density_moments(WarpedDensity(codec.model), gain)
-    rungs, eighths = (rows.flatten() for rows in looked_from(codec, position, begun.scales) if rows is not None)
+    rungs, eighths = (rows.flatten() for rows in looked_from(codec, position) if rows is not None)
     wide = begun.scales.flatten() > 0.5
     scales = 1 / context.inverse_scales[rungs]
     assert wide.sum() > 10
@@ -82,7 +82,7 @@ def test_gradients_reach_the_latent_and_where_the_context_begins(codec: NeuralSt
     density = WarpedDensity(codec.model)
     begun = Moments(*(each.requires_grad_() for each in map(torch.Tensor.detach, density_moments(density, gain))))
     symbols = values.detach().round()
-    origin = looked_from(codec, position, symbols)
+    origin = looked_from(codec, position)
     bits = context_bits(context, values, symbols, begun, origin, own_bits(codec, values, gain))
     bits.sum().backward()  # type: ignore[no-untyped-call]
     for each in (values, begun.scales, begun.means):

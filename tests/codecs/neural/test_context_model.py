@@ -115,7 +115,7 @@ def test_both_ends_meet_the_same_tables_and_symbols(context: ContextModel) -> No
         sent.append((expected, values))
         return values
 
-    assert torch.equal(context.run(start, start, hand_out), symbols)
+    assert torch.equal(context.run(start, start, (5, 6), hand_out), symbols)
     assert [len(values) for _, values in sent] == [45, 45, 150]
     assert [expected is None for expected, _ in sent] == [context.with_means, False, False]
     stages = iter(sent)
@@ -128,7 +128,7 @@ def test_both_ends_meet_the_same_tables_and_symbols(context: ContextModel) -> No
             assert met.centres.tolist() == expected.centres.tolist()
         return values
 
-    assert torch.equal(context.run(start, start, read), symbols)
+    assert torch.equal(context.run(start, start, (5, 6), read), symbols)
 
 
 def test_what_is_known_moves_what_follows(context: ContextModel) -> None:
@@ -142,7 +142,7 @@ def test_what_is_known_moves_what_follows(context: ContextModel) -> None:
                 met[-1].append((expected.tables, expected.centres))
             return np.full(int(stage.places(6, 6).sum()) * (stage.end - stage.begin), value, np.int32)
 
-        context.run(start, start, same)
+        context.run(start, start, (6, 6), same)
     (*_, quiet), (*_, loud) = met
     assert not np.array_equal(quiet[0], loud[0])
     assert np.array_equal(quiet[1], loud[1]) == (not context.with_means)
@@ -233,7 +233,7 @@ def test_where_a_context_begins_moves_what_it_expects_and_nothing_that_its_netwo
             values: Symbols = stage.picked(symbols[:, model.context.order]).numpy()  # type: ignore[union-attr]
             return values
 
-        model.context.run(start, origin, hand_out)
+        model.context.run(start, origin, (5, 6), hand_out)
     for before, after in zip(*met, strict=True):
         # Eight eighths are one symbol; a rung narrower may divide a symbol into more parts, never shift it by another.
         assert set(after.centres - before.centres) <= {0, 1, 2}
