@@ -26,6 +26,7 @@ from roadbits.codecs.training.rate_distortion import Schedule
 from roadbits.fleet.parts import Count, Positive, Seconds, Seed, Share
 
 _SMALLEST_RISE = 1.05
+_UNTRAINED_STARTS = ("random", "dct")
 
 TrainingName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
 Channels = Annotated[int, Field(ge=1, le=1024)]
@@ -337,13 +338,18 @@ class StillCodecTraining(TrainingPart):
             self._check_schedule(self.lambda_schedule)
         return self
 
+    @property
+    def starts_trained(self) -> bool:
+        """Whether the first weights are a trained codec's, whole."""
+        return (self.start_from is not None or self.start not in _UNTRAINED_STARTS) and not self.mask_decay
+
     def start_model(self) -> FrozenModel | SlimModel | None:
         """Return the codec to begin from, if there is one.
 
         Raises:
             ValueError: if it has no networks or an adapter, or cannot be what this training's codec begins from.
         """
-        if self.start in ("random", "dct"):
+        if self.start in _UNTRAINED_STARTS:
             return None
         codec = codec_named(self.start)
         if isinstance(self.codec, SlimCaeCodec) and isinstance(codec, SlimStill):

@@ -96,6 +96,8 @@ class TrainingRun:
         words = self._words
         with self._display.bar("train", words.steps, _NOTE_WIDTH) as bar:
             bar.set(training.step)
+            if isinstance(words, StillCodecTraining) and words.starts_trained and training.step == 0:
+                self._validate(0, validation, None, interrupts)  # what all that follows is to be compared with
             steps = partial(self._steps, training, validation, interrupts, bar)
             if isinstance(words, StillCodecTraining) and words.lambda_schedule is not None:
                 self._schedule_lambdas(training, validation, interrupts, words.lambda_schedule, steps)

@@ -83,7 +83,7 @@ def context_bits(
     ladder = 1 / context.inverse_scales
     scales, means = (each.expand(noisy.shape)[:, context.order] for each in begun)
     scales = lower_bound(scales, float(ladder[0]))
-    with torch.no_grad(), torch.autocast("cpu", enabled=False):
+    with torch.no_grad():
         if origin is None:
             rungs, eighths = torch.bucketize(scales.contiguous(), (ladder[1:] * ladder[:-1]).sqrt()), None
         else:

@@ -368,10 +368,12 @@ def test_a_training_can_start_from_a_frozen_codec() -> None:
     done(config("first"), "--out", "first")
     (*_, before) = events("first", "validation")
     done(config("second", start="cae:first/model.safetensors", steps="1", learning_rate="1e-9"), "--out", "second")
-    (*_, after) = events("second", "validation")
-    for old, new in zip(before["points"], after["points"], strict=True):
-        assert new["psnr_db"] == pytest.approx(old["psnr_db"], abs=0.2)
-        assert new["bpp"] == pytest.approx(old["bpp"], rel=0.1)
+    begun, after = events("second", "validation")
+    assert (begun["step"], after["step"], begun["loss"]) == (0, 1, None), "where it begins is measured too"
+    for found in (begun, after):
+        for old, new in zip(before["points"], found["points"], strict=True):
+            assert new["psnr_db"] == pytest.approx(old["psnr_db"], abs=0.2)
+            assert new["bpp"] == pytest.approx(old["bpp"], rel=0.1)
     wider = config("wider", codec="{kind: cae, channels: 10}", start="cae:first/model.safetensors")
     assert "cannot begin from cae:" in (message := failed(2, wider, "--out", "wider"))
     assert "the codec's layers are others: down 3-8" in message
