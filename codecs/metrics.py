@@ -138,6 +138,22 @@ def bd_rate(curve: RateQuality, reference: RateQuality) -> BdRate:
     return BdRate(100 * float(np.expm1(mean)), overlap, float(low), float(high))
 
 
+def quality_at(curve: RateQuality, rate: float) -> float | None:
+    """Return a curve's quality at a rate, or None outside its rates.
+
+    The curve is that of `bd_rate`: monotone over the log of the rate, and level beyond its best point.
+
+    Raises:
+        ValueError: if the curve has under two points, rates that are not positive, or values that are not finite.
+    """
+    x, y = _hull(curve)
+    if not min(curve.rates) <= rate <= max(curve.rates):
+        return None
+    if len(x) == 1:
+        return float(y[0])
+    return float(_pchip(x, y, np.array([min(np.log(rate), x[-1])]))[0])
+
+
 def _hull(curve: RateQuality) -> tuple[Array, Array]:
     """Return log-rates and qualities, both strictly rising: each point better than all cheaper ones."""
     rates, qualities = np.asarray(curve.rates, np.float64), np.asarray(curve.qualities, np.float64)

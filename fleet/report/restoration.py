@@ -1,6 +1,7 @@
 """What restoration gives back: every treatment of the uploads on one scale, as a chart, a table and pictures.
 
-Not here: how the intervals come about (`roadbits.downstream.bootstrap`).
+Not here: how the intervals come about (`roadbits.downstream.bootstrap`), codecs and restorers at equal bytes
+(`pipelines`).
 """
 
 import html
@@ -11,16 +12,15 @@ import numpy as np
 import plotly.graph_objects as go
 from numpy.typing import NDArray
 
-from roadbits.codecs.metrics import bd_rate
 from roadbits.fleet.finished_stages import StageFolders, StagesMissing
 from roadbits.fleet.report.charts import chart, plain_figure
 from roadbits.fleet.report.markup import Cell, Column, Html, element, join, section, table
 from roadbits.fleet.report.measured import MeasuredArm, MeasuredRun
 from roadbits.fleet.report.palette import COLOURS
-from roadbits.fleet.report.rates import miou_curve
+from roadbits.fleet.report.pipelines import pipeline_tables
 from roadbits.fleet.report.segmentation import arm_cells, arm_columns
 from roadbits.fleet.report.strips import picture
-from roadbits.fleet.report.wording import NONE, number, percent, points, signed
+from roadbits.fleet.report.wording import NONE, number, percent, points
 from roadbits.fleet.results import RestorationRow
 from roadbits.fleet.vehicle import Arm
 
@@ -36,7 +36,6 @@ MEANINGS = {
     "references": "no restorer: trained on the labelled reference frames too",
 }
 _REMEDIES = ("augmentation", "references")
-_REFERENCES = ("jpeg", "avif")
 _SHOWN, _CUT = 2, (192, 256)
 _LEAST_TOLD = 0.5
 """Percentage points that are written into a picture's cell."""
@@ -66,7 +65,7 @@ def restoration_section(runs: Sequence[MeasuredRun]) -> Html | None:
         table(_columns(runs), [row for arm in _arms(runs) for row in _rows(runs, *arm)]),
         element("p", note, class_="note"),
         *_confusions(runs),
-        *_pipelines(runs),
+        *pipeline_tables(runs),
         *(_pictures(run) for run in runs),
     )
 
@@ -218,37 +217,6 @@ def _confusion(restored: RestorationRow, plain: RestorationRow) -> Any:
     figure.update_layout(height=120 + 26 * len(names))
     figure.update_yaxes(autorange="reversed", title=None)
     return figure
-
-
-def _pipelines(runs: Sequence[MeasuredRun]) -> list[Html]:
-    """Return what each pipeline, a codec with or without restoration, needs of others' bytes without restoration.
-
-    The others are JPEG and AVIF, where a run has them, and the codec itself.
-    """
-    known = [
-        (run, line, setup, curve)
-        for run in runs
-        for line in dict.fromkeys(arm.line for arm in run.arms)
-        for setup in ("CO", "RO")
-        if len((curve := miou_curve(run, line, setup)).rates) > 1
-    ]
-    if not any(setup == "RO" for _, _, setup, _ in known):
-        return []
-    references = [name for name in _REFERENCES if any(len(miou_curve(run, name, "CO").rates) > 1 for run in runs)]
-    rows: list[list[str | Cell]] = []
-    for run, line, setup, curve in known:
-        against = [miou_curve(run, name, "CO") for name in (*references, line)]
-        percents = [bd_rate(curve, other).percent if len(other.rates) > 1 else None for other in against]
-        restored = {arm.restorer for arm in run.arms if arm.line == line and arm.restorer} if setup == "RO" else set()
-        names = [run.name] if len(runs) > 1 else []
-        rows.append([*names, line, ", ".join(sorted(restored)) or NONE, *(signed(percent, 1) for percent in percents)])
-    columns = [
-        *(Column(name, is_text=True) for name in (["run", "codec"] if len(runs) > 1 else ["codec"])),
-        Column("restorer", "of each point the best one", is_text=True),
-        *(Column(f"against {name} CO, %") for name in (*references, "its own")),
-    ]
-    note = "Bits more (+) or fewer (−) at equal mIoU on original frames, mean over the mIoU that both reach."
-    return [element("h3", "Pipelines at equal mIoU"), table(columns, rows), element("p", note, class_="note")]
 
 
 def _pictures(run: MeasuredRun) -> Html:

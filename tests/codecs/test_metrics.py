@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from roadbits.codecs.codec import Image
-from roadbits.codecs.metrics import RateQuality, bd_rate, bpp, flicker, ms_ssim, psnr
+from roadbits.codecs.metrics import RateQuality, bd_rate, bpp, flicker, ms_ssim, psnr, quality_at
 
 Maker = Callable[..., Image]
 FIVE = RateQuality([0.1, 0.2, 0.4, 0.8, 1.6], [28.0, 31.0, 33.5, 36.5, 38.0])
@@ -167,6 +167,22 @@ def test_the_interpolation_is_monotone_cubic() -> None:
     # Pinned from scipy 1.x: PchipInterpolator over each curve, integrated exactly; ours sums 1000 trapezoids.
     reference = RateQuality([0.12, 0.5, 1.0, 1.9], [29.0, 33.0, 37.5, 37.7])
     assert bd_rate(FIVE, reference).percent == pytest.approx(-15.427227531538424, abs=1e-3)
+
+
+def test_quality_at_a_rate_lies_on_the_curve_over_the_log_of_the_rate() -> None:
+    assert [quality_at(FIVE, rate) for rate in FIVE.rates] == pytest.approx(FIVE.qualities)
+    assert quality_at(RateQuality([0.1, 0.4], [20.0, 30.0]), 0.2) == pytest.approx(25.0)
+    between = quality_at(FIVE, 0.3)
+    assert between is not None
+    assert 31.0 < between < 33.5
+    assert quality_at(FIVE, 0.099) is None
+    assert quality_at(FIVE, 1.61) is None
+
+
+def test_a_curve_stays_level_where_more_bits_bring_nothing() -> None:
+    fallen = RateQuality([0.1, 0.4, 0.8], [20.0, 30.0, 28.0])
+    assert quality_at(fallen, 0.6) == pytest.approx(30.0)
+    assert quality_at(RateQuality([0.1, 0.4], [20.0, 19.0]), 0.2) == 20.0
 
 
 def test_a_curve_is_cut_to_a_range_of_rates() -> None:

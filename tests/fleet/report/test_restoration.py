@@ -125,24 +125,3 @@ def test_a_run_without_stages_has_the_section_without_pictures(restored: Results
     write_report([run], run / "report.html")
     text = (run / "report.html").read_text()
     assert '<section id="restoration">' in text
-
-
-def test_pipelines_are_compared_at_equal_miou(
-    restored: Results, save_run: Save, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Restored JPEG lies half a step of the ladder above JPEG: the root of a step fewer bits, where both overlap."""
-    rows = [
-        DownstreamRow("jpeg", point, "RO", seed, bpp, miou, {"sky": miou}, ["train"], "gan", 90, 4, None)
-        for point, bpp, miou in (("quality=10", 0.25, 0.46), ("quality=40", 0.75, 0.56))
-        for seed in (0, 1)
-    ]
-    kept = [each for each in restored.downstream if each.restorer is None]
-    text = text_of(replace(restored, downstream=[*kept, *rows]), save_run, monkeypatch)
-    assert "Pipelines at equal mIoU" in text
-    assert '<td class="text">jpeg</td><td class="text">–</td><td>0.0</td><td>0.0</td>' in text
-    assert "against avif CO" not in text, "there is none in this run"
-    found = re.search('<td class="text">jpeg</td><td class="text">gan</td><td>(.*?)</td><td>(.*?)</td>', text)
-    assert found
-    assert found[1] == found[2], "against JPEG's CO, which is its own"
-    # CO rises by 0.1 over a factor of 3 in rate, RO lies 0.05 above it: the root of 3 fewer bits.
-    assert float(found[1].replace("−", "-")) == pytest.approx(100 * (3**-0.5 - 1), abs=0.1)
