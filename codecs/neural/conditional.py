@@ -34,6 +34,11 @@ class Conditioned(Modulation):
         self.scales = nn.Parameter(torch.full((num_levels, channels), math.log(math.e - 1)))
         self.shifts = nn.Parameter(torch.zeros(num_levels, channels))
 
+    def begin(self, scales: Tensor) -> None:
+        """Write the scales into the rows of their levels; see `Modulation.begin`."""
+        with torch.no_grad():
+            self.scales.copy_(torch.log(torch.expm1(scales))[:, None].expand_as(self.scales))
+
     def scale(self, levels: Tensor) -> Tensor:
         """Return the scales (B, C) at whole levels (B,)."""
         return functional.softplus(interpolated(self.scales, levels))

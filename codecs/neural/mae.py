@@ -36,10 +36,33 @@ class Modulator(Modulation):
         nn.init.zeros_(self.out.weight)
         nn.init.zeros_(self.out.bias)
 
+    def begin(self, scales: Tensor) -> None:
+        """Bend the logarithms of the scales at each level's lambda, by one hidden unit each; see `Modulation.begin`."""
+        lambdas, logs = self._relative_lambdas(torch.arange(len(scales)).float())[:, 0], torch.log(scales)
+        num = len(lambdas) - 1
+        if num > _HIDDEN:
+            raise ValueError(
+                f"scales of {len(scales)} lambdas: {_HIDDEN} hidden units can follow {_HIDDEN + 1} at most"
+            )
+        slopes = torch.diff(logs) / torch.diff(lambdas)
+        bends = torch.diff(slopes, prepend=slopes.new_zeros(1))
+        # Shared by both layers, so that a step of training moves neither much more than the other.
+        shares = bends.abs().sqrt()
+        with torch.no_grad():
+            self.hidden.weight[:num] = shares[:, None]
+            self.hidden.bias[:num] = -shares * lambdas[:num]
+            self.out.weight.zero_()
+            self.out.weight[:, :num] = torch.copysign(shares, bends)
+            self.out.bias.fill_(float(logs[0]))
+
+    def _relative_lambdas(self, levels: Tensor) -> Tensor:
+        """Return lambdas (B, 1) at levels (B,), in units of the paper's largest."""
+        assert isinstance(self.log_lambdas, Tensor)
+        return torch.exp(interpolated(self.log_lambdas, levels)) / _LARGEST_LAMBDA
+
     def scale(self, levels: Tensor) -> Tensor:
         """Return the scales (B, C) at levels (B,)."""
-        assert isinstance(self.log_lambdas, Tensor)
-        lambdas = torch.exp(interpolated(self.log_lambdas, levels)) / _LARGEST_LAMBDA
+        lambdas = self._relative_lambdas(levels)
         with torch.autocast(levels.device.type, enabled=False):
             scales: Tensor = torch.exp(self.out(torch.relu(self.hidden(lambdas))))
         return scales

@@ -38,6 +38,14 @@ class Modulation(nn.Module):
         """Return what is added thereafter, (B, C), if anything is."""
         return None
 
+    def begin(self, scales: Tensor) -> None:
+        """Let every channel's scale at each level (levels,) be this one, above 0.
+
+        Raises:
+            ValueError: if there are more levels than its parameters can tell apart.
+        """
+        raise NotImplementedError
+
     def forward(self, x: Tensor, levels: Tensor) -> Tensor:
         """Return the modulated (B, C, H, W)."""
         scaled = x * self.scale(levels)[:, :, None, None].to(x.dtype)

@@ -26,6 +26,7 @@ from roadbits.codecs.layers import GDN
 from roadbits.codecs.neural.cae import CAE
 from roadbits.codecs.neural.gain import Gain
 from roadbits.codecs.neural.hyperprior import Hyperprior
+from roadbits.codecs.neural.modulation import Modulation
 
 _COLOURS = np.array([[1, 1, 1], [1, 0, -1], [1, -2, 1]]) / np.sqrt([[3], [2], [6]])
 _DEVIATION = np.array([1.0, 0.33, 0.17])
@@ -80,7 +81,8 @@ _PIXELS = _Basis(np.eye(3).reshape(3, 3, 1, 1), np.ones(3), np.ones(3))
 def start_as_dct(network: CAE | Hyperprior) -> None:
     """Replace the weights of g_a and g_s of three layers, biases by 0, and those of gains and entropy models.
 
-    GDNs begin weaker, and the ends of h_a and h_s in proportion to the latent's deviations.
+    Where modulations stand for gains, those next to the latent begin with what gains would. GDNs begin weaker, and the
+    ends of h_a and h_s in proportion to the latent's deviations.
 
     Raises:
         ValueError: if the network has other layers.
@@ -114,17 +116,45 @@ def start_as_dct(network: CAE | Hyperprior) -> None:
             logs = torch.log(steps)[:, None] + torch.from_numpy(np.log(bases[-1].scales)).float()
             gain.log_gain[:, : len(relative)] = -logs
             gain.log_inverse[:, : len(relative)] = logs
-        _start_entropy_models(network, torch.from_numpy(bases[-1].deviations).float())
+        by_level = _start_modulations(network, steps[len(steps) // 2] / steps)
+        _start_entropy_models(network, torch.from_numpy(bases[-1].deviations).float(), by_level)
 
 
-def _start_entropy_models(network: CAE | Hyperprior, deviations: Tensor) -> None:
-    """Let entropy models expect the deviations of coefficients as they stand in the latent (n,)."""
+def _start_modulations(network: CAE | Hyperprior, by_level: Tensor) -> Tensor:
+    """Let the latent grow with lambda as the quantiser's steps should shrink (levels,), and undo that behind it.
+
+    Not for a hyperprior whose hyper-transforms are not modulated: its scales could not follow.
+
+    Returns:
+        By what the latent has grown at each level: ones where no modulation does that.
+    """
+    ends = [(network.g_a, -1, by_level), (network.g_s, 0, 1 / by_level)]
+    if isinstance(network, Hyperprior):
+        ends += [(network.h_a, 0, 1 / by_level), (network.h_s, -1, by_level)]
+    modulations = [[module for module in transform if isinstance(module, Modulation)] for transform, _, _ in ends]
+    if not all(modulations):
+        return torch.ones_like(by_level)
+    for (_, which, scales), found in zip(ends, modulations, strict=True):
+        found[which].begin(scales)
+    return by_level
+
+
+def _start_entropy_models(network: CAE | Hyperprior, deviations: Tensor, by_level: Tensor) -> None:
+    """Let entropy models expect the deviations of coefficients as they stand in the latent.
+
+    Args:
+        network: see `start_as_dct`.
+        deviations: where the latent has not grown (n,).
+        by_level: by what it has at each level (levels,); a hyper-latent does not.
+    """
     if isinstance(network, Hyperprior):
         _start_hyper_transforms(network, deviations)
         deviations = torch.full((network.entropy_model.channels,), _HYPER_DEVIATION)
-    for density in network.entropy_model.modules():
-        if isinstance(density, FactorisedModel):
-            _widen(density, deviations)
+        by_level = torch.ones_like(by_level)
+    # One density for all levels, or one for each.
+    densities = [each for each in network.entropy_model.modules() if isinstance(each, FactorisedModel)]
+    for density, scale in zip(densities, by_level[: len(densities)], strict=True):
+        _widen(density, deviations * scale)
 
 
 def _start_hyper_transforms(network: Hyperprior, deviations: Tensor) -> None:

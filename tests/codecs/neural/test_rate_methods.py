@@ -184,3 +184,18 @@ def test_only_the_scales_of_bottleneck_scaling_move() -> None:
     train_scales_only(network)
     moving = [name for name, parameter in network.named_parameters() if parameter.requires_grad]
     assert moving == ["gain.log_scale"]
+
+
+@pytest.mark.parametrize("modulation", [Modulator(6, LAMBDAS), Conditioned(6, 3)])
+def test_a_modulation_begins_with_the_scales_that_it_is_given(modulation: Modulator | Conditioned) -> None:
+    wanted = torch.tensor([0.3, 1.0, 2.5])
+    modulation.begin(wanted)
+    assert torch.allclose(modulation.scale(torch.arange(3.0)), wanted[:, None].expand(3, 6), rtol=1e-4)
+    assert (modulation.scale(torch.tensor([0.5])) > 0.3).all()
+    assert (modulation.scale(torch.tensor([0.5])) < 1.0).all()
+
+
+def test_more_lambdas_than_hidden_units_are_refused() -> None:
+    lambdas = [0.001 * 1.1**k for k in range(52)]
+    with pytest.raises(ValueError, match="50 hidden units can follow 51 at most"):
+        Modulator(6, lambdas).begin(torch.ones(52))
