@@ -11,7 +11,7 @@ from roadbits.fleet.training_config import StillCodecTraining
 from roadbits.fleet.training_network import build_network, training_of
 from roadbits.fleet.training_validation import StillValidation, Validation
 
-_NUM_CALIBRATION_IMAGES = 24
+_NUM_CALIBRATION_IMAGES = 160
 
 
 def still_training(
