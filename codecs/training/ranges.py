@@ -172,20 +172,25 @@ def cut_to_stride(image: Image, stride: int) -> Tensor:
     return cut.contiguous(memory_format=torch.channels_last)
 
 
+def _magnitudes(value: Tensor) -> Tensor:
+    """Return the largest magnitude of each channel, double (C,), of a value (1, C, H, W)."""
+    return value.abs().amax(dim=(0, 2, 3)).double()
+
+
 def _reach(
-    values: Sequence[Tensor], samples: Sequence[_Sample], levels: Tensor, least: Sequence[Tensor] | None = None
+    magnitudes: Sequence[Tensor], samples: Sequence[_Sample], levels: Tensor, least: Sequence[Tensor] | None = None
 ) -> Reach:
     """Return the reach of values, with headroom; a factor for each position if several levels were sampled.
 
     Args:
-        values: (1, C, H, W), of each sample.
+        magnitudes: of each sample (C,).
         samples: whose levels tell them apart.
         levels: of every position.
         least: magnitudes (1, C, 1, 1) that each value is taken to reach at least, if given.
     """
     largest: dict[float, Tensor] = {}
-    for k, (value, sample) in enumerate(zip(values, samples, strict=True)):
-        here = (value.double().abs().amax(dim=(0, 2, 3)) * _HEADROOM).clamp(min=_SMALLEST_RANGE)
+    for k, (magnitude, sample) in enumerate(zip(magnitudes, samples, strict=True)):
+        here = (magnitude * _HEADROOM).clamp(min=_SMALLEST_RANGE)
         here = here if least is None else torch.maximum(here, least[k].double().flatten())
         level = float(sample.level) if sample.matters else 0.0
         largest[level] = torch.maximum(largest[level], here) if level in largest else here
@@ -203,14 +208,14 @@ def _measured(
     transform: Transform, inputs: Sequence[_Sample], levels: Tensor, least: Sequence[Tensor] | None = None
 ) -> Ranges:
     """Return the ranges of a transform on these inputs, which are taken to reach some magnitudes at least."""
-    values, outputs = [sample.value for sample in inputs], []
-    for module in transform:
-        values = [
-            module(value, sample.level) if isinstance(module, Modulation) else module(value)
-            for value, sample in zip(values, inputs, strict=True)
-        ]
-        outputs.append(_reach(values, inputs, levels))
-    return Ranges(_reach([sample.value for sample in inputs], inputs, levels, least), tuple(outputs))
+    behind: list[list[Tensor]] = [[] for _ in transform]
+    for sample in inputs:  # one after the other: activations of many images are many gigabytes
+        value = sample.value
+        for module, magnitudes in zip(transform, behind, strict=True):
+            value = module(value, sample.level) if isinstance(module, Modulation) else module(value)
+            magnitudes.append(_magnitudes(value))
+    entry = _reach([_magnitudes(sample.value) for sample in inputs], inputs, levels, least)
+    return Ranges(entry, tuple(_reach(magnitudes, inputs, levels) for magnitudes in behind))
 
 
 def reached(transform: Transform, inputs: Sequence[Tensor], entry: Tensor) -> Ranges:

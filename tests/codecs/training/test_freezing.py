@@ -352,18 +352,17 @@ def test_channels_that_are_zero_at_low_rates_do_not_coarsen_high_ones() -> None:
     # Three levels; of eight channels one is loud at all of them, the others wake up at the highest.
     samples = [_Sample(torch.zeros(1), torch.tensor([float(level)]), matters=True) for level in range(3)]
     quiet, loud = [0.0] * 7, [40.0] * 7
-    values = [torch.tensor([50.0, *rest])[None, :, None, None] for rest in (quiet, quiet, loud)]
-    reach = _reach(values, samples, torch.tensor([0.0, 1.0, 2.0]))
+    magnitudes = [torch.tensor([50.0, *rest]).double() for rest in (quiet, quiet, loud)]
+    reach = _reach(magnitudes, samples, torch.tensor([0.0, 1.0, 2.0]))
     reached = reach.channels * reach.positions
-    for level, value in enumerate(values):
-        magnitudes = value.flatten()
-        assert (reached[level] >= magnitudes).all()
-        assert reached[level, 0] < 10 * magnitudes[0]
-    assert (reached[2] < 10 * values[2].flatten()).all()
+    for level, magnitude in enumerate(magnitudes):
+        assert (reached[level] >= magnitude).all()
+        assert reached[level, 0] < 10 * magnitude[0]
+    assert (reached[2] < 10 * magnitudes[2]).all()
 
 
 def test_a_latent_reaches_bins_that_no_calibration_image_has() -> None:
     samples = [_Sample(torch.zeros(1), torch.zeros(1), matters=False)]
-    values, least = [torch.tensor([0.0, 7.0])[None, :, None, None]], [torch.tensor([2.0, 2.0])[None, :, None, None]]
-    reach = _reach(values, samples, torch.zeros(1), least)
+    magnitudes, least = [torch.tensor([0.0, 7.0]).double()], [torch.tensor([2.0, 2.0])[None, :, None, None]]
+    reach = _reach(magnitudes, samples, torch.zeros(1), least)
     assert reach.channels.tolist() == pytest.approx([2.0, 7.0 * 1.05])
