@@ -12,6 +12,7 @@ from roadbits.fleet.training_network import build_network, training_of
 from roadbits.fleet.training_validation import StillValidation, Validation
 
 _NUM_CALIBRATION_IMAGES = 160
+"""What these do not reach is cut off in others: with 24, freezing a MAE or cAE cost more than twice as much."""
 
 
 def still_training(
