@@ -20,7 +20,9 @@ def pipeline_tables(runs: Sequence[MeasuredRun]) -> list[Html]:
     """Return the tables of pipelines at equal bytes and at equal mIoU; none if nothing was restored at fixed points."""
     if not any(pipeline.restorer for run in runs for pipeline in _pipelines(run)):
         return []
-    return [*_worth_their_bytes(runs), *_at_equal_miou(runs)]
+    # Where one arm sends fewer frames than another, bits per pixel do not compare what they send.
+    alike = [run for run in runs if run.sends_alike]
+    return [*(_worth_their_bytes(alike) if alike else []), *_at_equal_miou(runs)]
 
 
 @dataclass(frozen=True)

@@ -47,3 +47,9 @@ def test_pipelines_are_compared_at_equal_miou(results: Results) -> None:
 
 def test_without_restoration_there_are_no_pipelines(results: Results) -> None:
     assert told(results, {}) == ""
+
+
+def test_arms_that_send_unlike_numbers_of_frames_are_not_compared_by_bits_per_pixel(results: Results) -> None:
+    unlike = replace(results, uploads=[replace(results.uploads[0], every=4), *results.uploads[1:]])
+    assert "The best pipelines at equal bytes" not in told(unlike, {"quality=40": (0.75, 0.64)})
+    assert "The best pipelines at equal bytes" in told(results, {"quality=40": (0.75, 0.64)})
