@@ -10,6 +10,7 @@ from roadbits.codecs.metrics import bd_rate, quality_at
 from roadbits.fleet.report.markup import Cell, Column, Html, element, table
 from roadbits.fleet.report.measured import MeasuredArm, MeasuredRun, Spread
 from roadbits.fleet.report.rates import miou_curve
+from roadbits.fleet.report.segmentation import arm_cells, arm_columns
 from roadbits.fleet.report.wording import NONE, number, percent, signed, spread
 
 _REFERENCES = ("jpeg", "avif")
@@ -20,9 +21,7 @@ def pipeline_tables(runs: Sequence[MeasuredRun]) -> list[Html]:
     """Return the tables of pipelines at equal bytes and at equal mIoU; none if nothing was restored at fixed points."""
     if not any(pipeline.restorer for run in runs for pipeline in _pipelines(run)):
         return []
-    # Where one arm sends fewer frames than another, bits per pixel do not compare what they send.
-    alike = [run for run in runs if run.sends_alike]
-    return [*(_worth_their_bytes(alike) if alike else []), *_at_equal_miou(runs)]
+    return [*_worth_their_bytes(runs), *_at_equal_miou(runs)]
 
 
 @dataclass(frozen=True)
@@ -61,17 +60,20 @@ def _best(run: MeasuredRun) -> list[_Pipeline]:
 
 
 def _worth_their_bytes(runs: Sequence[MeasuredRun]) -> list[Html]:
+    # Where one arm sends fewer frames than another, bits per pixel do not compare what they send.
+    alike = [run for run in runs if run.sends_alike]
+    if not alike:
+        return []
     rows: list[list[str | Cell]] = []
-    references = _references(runs)
-    for run in runs:
+    references = _references(alike)
+    for run in alike:
         curves = [miou_curve(run, name, "CO") for name in references]
         for each in _best(run):
             bpp = each.arm.upload.bpp
             plain = [quality_at(curve, bpp) if len(curve.rates) > 1 else None for curve in curves]
             rows.append(
                 [
-                    *([run.name] if len(runs) > 1 else []),
-                    each.arm.name,
+                    *arm_cells(runs, run, each.arm),
                     each.restorer or NONE,
                     number(bpp, 3),
                     spread(each.miou),
@@ -79,8 +81,7 @@ def _worth_their_bytes(runs: Sequence[MeasuredRun]) -> list[Html]:
                 ]
             )
     columns = [
-        *([Column("run", is_text=True)] if len(runs) > 1 else []),
-        Column("codec", is_text=True),
+        *arm_columns(runs),
         Column("restorer", is_text=True),
         Column("bpp", "bits per pixel that travelled"),
         Column("mIoU, %", "on original frames, ± half the range over seeds"),

@@ -27,7 +27,7 @@ def test_only_pipelines_that_no_cheaper_one_equals_are_worth_their_bytes(results
     best = text[: text.index("Pipelines at equal mIoU")]
     rows = re.findall(r"<tr><td.*?</tr>", best)
     assert len(rows) == 2
-    assert "webp quality=10" in rows[0]
+    assert '<td class="text">webp</td><td class="text">quality=10</td>' in rows[0]
     assert "<td>0.200</td><td>61.0 ± 1.0</td><td>–</td>" in rows[0], "JPEG was not sent at so few bytes"
     assert '<td class="text">gan</td>' in rows[1]
     assert "<td>0.250</td><td>66.0 ± 0.0</td><td>41.0</td>" in rows[1]
