@@ -9,6 +9,7 @@ from roadbits.fleet.report.charts import Looks, chart, over_time
 from roadbits.fleet.report.markup import Cell, Column, Html, element, join, section, table
 from roadbits.fleet.report.measured import MeasuredArm, MeasuredRun
 from roadbits.fleet.report.palette import legend
+from roadbits.fleet.report.policies import policy_tables
 from roadbits.fleet.report.segmentation import arm_cells, arm_columns
 from roadbits.fleet.report.wording import median_point, number
 from roadbits.fleet.results import GroupRow
@@ -67,6 +68,7 @@ def delivery_section(runs: Sequence[MeasuredRun], looks: Looks) -> Html:
         "delivery",
         "Delivery",
         table([*arm_columns(runs), *_COLUMNS], rows),
+        *policy_tables(runs),
         *_by_group(runs),
         element("div", legend(looks), class_="controls"),
         element("div", join(charts), class_="panels"),
