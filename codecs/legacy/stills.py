@@ -19,6 +19,7 @@ import PIL.Image
 
 from roadbits.codecs.bitstream import BitstreamError, CodecId, Container, expect, pack
 from roadbits.codecs.codec import Complexity, Image, OperatingPoint, check_image
+from roadbits.codecs.legacy.as_encoded import check_jpeg, check_jpeg2000
 
 _NO_NETWORK = Complexity(0, 0, 0, 0, 0)
 
@@ -103,6 +104,10 @@ class PillowStill:
             raise BitstreamError(f"{self.name} body does not decode: {error}") from error
 
     def _decode_body(self, container: Container) -> Image:
+        if self.file_format == "JPEG":
+            check_jpeg(container.body)
+        if self.file_format == "JPEG2000":
+            check_jpeg2000(container.body, container.height, container.width)
         with PIL.Image.open(io.BytesIO(container.body), formats=[self.file_format]) as picture:
             if picture.size != (container.width, container.height):
                 raise BitstreamError(

@@ -1,3 +1,4 @@
+import io
 import random
 import re
 import resource
@@ -7,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 
 import numpy as np
+import PIL.Image
 import pytest
 
 from roadbits.codecs.bitstream import BitstreamError, Container, pack, unpack
@@ -386,3 +388,47 @@ def test_a_sound_hevc_body_of_a_larger_picture_is_refused_unallocated(textured: 
 @every_codec
 def test_a_legacy_codec_has_no_network_to_pay_for(codec: Codec) -> None:
     assert codec.complexity(codec.points[0], 360, 480) == Complexity(0, 0, 0, 0, 0)
+
+
+def test_a_jpeg_that_repeats_its_scan_is_refused(textured: Maker) -> None:
+    """Each repetition would cost another walk over all coefficients."""
+    container = unpack(JPEG.encode(textured(64, 96), OperatingPoint.of(quality=50)))
+    scan = container.body[container.body.rindex(b"\xff\xda") : -2]
+    with pytest.raises(BitstreamError, match="more than one scan"):
+        JPEG.decode(resealed(container, container.body[:-2] + 3 * scan + b"\xff\xd9"))
+
+
+def test_a_progressive_jpeg_is_refused(textured: Maker) -> None:
+    container = unpack(JPEG.encode(textured(64, 96), OperatingPoint.of(quality=50)))
+    stream = io.BytesIO()
+    PIL.Image.fromarray(textured(64, 96)).save(stream, "JPEG", progressive=True)
+    with pytest.raises(BitstreamError, match="expected baseline"):
+        JPEG.decode(resealed(container, stream.getvalue()))
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        # One resolution, precincts of one pixel each: 1.7 kB of memory for every pixel.
+        ("ff52000c00000001010504040000", "ff52000d0100000101000404000000", "a segment 0xff52"),
+        ("ff52000c00000001010504040000", "ff52000c00000001012004040000", "a segment 0xff52"),
+        ("ff52000c00000001010504040000", "ff52000c0000ffff010504040000", "a segment 0xff52"),
+        ("000000600000004000000000", "000000080000000800000000", "a segment 0xff51"),
+        ("ff93", "ff5f000912040000000001ff93", "more than one part of a tile"),
+    ],
+)
+def test_a_jpeg2000_that_asks_for_more_than_ours_do_is_refused(
+    old: str, new: str, message: str, textured: Maker
+) -> None:
+    container = unpack(JPEG2000.encode(textured(64, 96), OperatingPoint.of(ratio=20)))
+    body = bytes.fromhex(new).join(container.body.rpartition(bytes.fromhex(old))[::2])
+    assert body != container.body
+    with pytest.raises(BitstreamError, match=message):
+        JPEG2000.decode(resealed(container, body))
+
+
+def test_every_jpeg_and_jpeg2000_of_ours_decodes(textured: Maker) -> None:
+    for size in ((1, 1), (7, 300), (65, 64)):
+        for codec in (JPEG, JPEG2000):
+            for point in (codec.fine_points[0], *codec.points, codec.fine_points[-1]):
+                assert codec.decode(codec.encode(textured(*size), point)).shape == (*size, 3)
