@@ -34,7 +34,8 @@ def passed_through(path: Path) -> bytes:
     """Return the payload of a video file.
 
     Raises:
-        VideoFileError: if it is missing, broken, holds no H.264 or HEVC, no key frame, or too much for one payload.
+        VideoFileError: if it is missing, broken, holds no H.264 or HEVC, no key frame to decode from, or too much for
+            one payload.
     """
     if not path.is_file():
         raise VideoFileError(f"{path}: no such file")
@@ -68,7 +69,26 @@ def passed_through(path: Path) -> bytes:
         raise VideoFileError(f"{path}: cannot be read as a video: {error}") from error
     if not frames:
         raise VideoFileError(f"{path}: holds no key frame, expected one or more")
+    # Frames that lean on what lies before the first key frame are in the file and decode nowhere.
+    frames = _decodable(path, kind, height, width, bytes(body))
     return pack(Container(CodecId.PASSTHROUGH, height, width, (frames, _STREAMS.index(kind)), bytes(body)))
+
+
+def _decodable(path: Path, kind: str, height: int, width: int, body: bytes) -> int:
+    """Return how many frames come out of a stream.
+
+    Raises:
+        VideoFileError: if none does.
+    """
+    try:
+        frames = sum(1 for _ in pictures_of(bounded_decoder(kind, height, width), body))
+    except (FFmpegError, ValueError, MemoryError) as error:
+        raise VideoFileError(
+            f"{path}: does not decode from its first key frame on ({error}): cut it at an IDR frame, or encode it anew"
+        ) from error
+    if not frames:
+        raise VideoFileError(f"{path}: no frame decodes from its first key frame on: cut it at an IDR frame")
+    return frames
 
 
 def decoded(payload: bytes) -> Clip:

@@ -86,6 +86,35 @@ def test_lies_of_a_header_are_found_out(changes: dict[str, object], message: str
         decoded(pack(replace(container, **changes)))  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize(("encoder", "options"), [("libx264", "open-gop=1"), ("libx265", "open-gop=1:log-level=none")])
+def test_a_recording_that_begins_in_the_middle_is_worth_what_decodes(
+    encoder: str, options: str, tmp_path: Path
+) -> None:
+    """A loop recorder's file begins at a key frame of an open group, before frames that lean on what is gone."""
+    whole, cut = tmp_path / "whole.ts", tmp_path / "cut.ts"
+    shaken = np.random.default_rng(0).integers(0, 256, (FRAMES * 5, 1, 1, 3), np.uint8)
+    params = {encoder[3:] + "-params": f"keyint=10:min-keyint=10:scenecut=0:bframes=3:b-adapt=0:{options}"}
+    with av.open(str(whole), "w") as out:
+        stream = out.add_stream(encoder, rate=10, options=params)
+        stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, "yuv420p"
+        for picture in (*np.broadcast_to(shaken, (FRAMES * 5, HEIGHT, WIDTH, 3)), None):
+            frame = None if picture is None else av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), "rgb24")
+            out.mux(stream.encode(frame))
+    with av.open(str(whole)) as file, av.open(str(cut), "w") as out:
+        stream = out.add_stream_from_template(file.streams.video[0])
+        keys = 0
+        for packet in file.demux(video=0):
+            keys += packet.is_keyframe and packet.size > 0
+            if keys > 1 and packet.size:
+                packet.stream = stream
+                out.mux(packet)
+    with av.open(str(cut)) as file:
+        packets = sum(1 for packet in file.demux(video=0) if packet.size)
+    payload = passed_through(cut)
+    assert 10 < unpack(payload).point[0] < packets
+    assert len(decode_clip(payload)) == unpack(payload).point[0]
+
+
 def cut_in_half(path: Path) -> None:
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 
