@@ -9,6 +9,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
+from roadbits.codecs.adaptation.enhancement import is_adaptable
 from roadbits.codecs.catalogue import still_or_clip_codec_named
 from roadbits.codecs.codec import OperatingPoint, is_clip_codec
 from roadbits.codecs.neural.still import NeuralStill
@@ -284,11 +285,22 @@ class Scenario(Part):
                 f"adaptation.codec is {words.codec!r}: choose a neural codec of one width and without an adapter, such "
                 "as cae"
             )
+        if not is_adaptable(codec.model):
+            raise ValueError(
+                f"adaptation.codec is {words.codec!r}, of method {codec.model.description.method}, with a density for "
+                "each rate: choose one with gains, such as cae"
+            )
         for point in (words.point, *words.points):
             codec.check(OperatingPoint.parse(point))
         if words.methods[0] not in ("cawf", "density") and words.sharing:
             raise ValueError(
                 f"adaptation.methods begins with {words.methods[0]}: the fleet adapts by the first, cawf or density"
+            )
+        most = min(self.fleet.num_vehicles, words.vehicles_per_round or self.fleet.num_vehicles)
+        if set(words.sharing) - {"local"} and words.quorum > most:
+            raise ValueError(
+                f"adaptation.quorum is {words.quorum}, and no more than {most} vehicles take part in a round: no "
+                "adapter would ever come of it"
             )
         if "central" in words.sharing and words.server_gmac_per_s is None:
             raise ValueError("adaptation.sharing names central: say how fast the server is with server_gmac_per_s")
@@ -306,6 +318,10 @@ class Scenario(Part):
             return
         if self.downstream is not None and not setups:
             raise ValueError("restoration is never measured: add RO or RC to downstream.setups")
+        if self.downstream is None and "task" in words.restorers:
+            raise ValueError(
+                "restoration.restorers names task, which learns what a segmenter sees: give downstream, or leave it out"
+            )
         known = [f"{choice.name}:{way}" for choice in self.codecs for way in choice.ways]
         if unknown := [arm for arm in words.arms if arm not in known]:
             raise ValueError(f"restoration.arms names {unknown[0]!r}: choose from {', '.join(known)}")

@@ -13,7 +13,7 @@ from typing import NamedTuple, cast
 import torch
 from torch import Tensor, nn
 
-from roadbits.codecs.adaptation.danice import RESIDUAL, Adapter, AdapterDescription, Place
+from roadbits.codecs.adaptation.danice import RESIDUAL, Adapter, AdapterDescription, AdapterError, Place
 from roadbits.codecs.adaptation.differentiable import Residual, TunedLayer, run
 from roadbits.codecs.adaptation.warped import WarpedDensity
 from roadbits.codecs.integer import ExactLayer, ExactTransform
@@ -70,12 +70,26 @@ def default_places(source: FrozenModel) -> tuple[ResidualPlace, ...]:
     return tuple(sorted(chosen))
 
 
+def is_adaptable(source: FrozenModel) -> bool:
+    """Whether one density serves all rates of a codec: those of MAE and cAE have one for each."""
+    return source.description.method in ("gain", "scaling")
+
+
 class Enhancement(nn.Module):
     """The source with its density free to move, and nothing else."""
 
     def __init__(self, source: FrozenModel) -> None:
-        """Begin as the source."""
+        """Begin as the source.
+
+        Raises:
+            AdapterError: if the source has a density for each rate, of which an adapter could move but one.
+        """
         super().__init__()
+        if not is_adaptable(source):
+            raise AdapterError(
+                f"a codec of method {source.description.method} has a density for each rate, and an adapter moves one: "
+                "adapt a codec with gains, such as cae"
+            )
         self.source = source
         self.density = WarpedDensity(source)
 

@@ -42,9 +42,14 @@ class WarpedDensity(Density):
     source_logits: Tensor
 
     def logits(self, values: Tensor) -> Tensor:
-        """Return the logits of the cumulative at values (C, n)."""
-        stretch, tail = (torch.exp(each).clamp(min=_SMALLEST) for each in (self.log_stretch, self.log_tail))
-        return tail * self._source(stretch * values + self.shift)
+        """Return the logits of the cumulative at values (C, n), in float64.
+
+        Every end of a link builds its tables from the three numbers alone. In float32 another machine's exponential,
+        off by one digit, would give another frequency here and there, and so another adapter.
+        """
+        warp = (each.double() for each in (self.log_stretch, self.log_tail))
+        stretch, tail = (torch.exp(each).clamp(min=_SMALLEST) for each in warp)
+        return tail * self._source(stretch * values.double() + self.shift.double())
 
     def _source(self, values: Tensor) -> Tensor:
         """Return the logits of the source's cumulative, linear between edges and beyond them."""
@@ -73,7 +78,7 @@ def _finest(source: FrozenModel) -> tuple[Tensor, Tensor]:
         found.append((edges, np.log(cumulative) - np.log1p(-cumulative)))
     longest = max(len(edges) for edges, _ in found)
     pair = [np.stack([_prolonged(each[k], longest) for each in found]) for k in (0, 1)]
-    return torch.from_numpy(pair[0]).float(), torch.from_numpy(pair[1]).float()
+    return torch.from_numpy(pair[0]), torch.from_numpy(pair[1])
 
 
 def _prolonged(values: np.ndarray, length: int) -> np.ndarray:

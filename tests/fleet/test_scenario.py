@@ -382,3 +382,25 @@ def test_a_grouped_scenario_with_policies_is_written_as_it_is_read(tmp_path: Pat
     scenario = one(tmp_path, GROUPED, POLICIES % "{kind: budget, max_bpp: 1}")
     (tmp_path / "again.yaml").write_text(dump_scenario(scenario))
     assert load_scenario(tmp_path / "again.yaml") == [scenario]
+
+
+ADAPTING = "{codec: cae, point: lambda=0.0067, sharing: [federated], methods: [cawf], %s}"
+
+
+@pytest.mark.parametrize(("words", "most"), [("quorum: 9", 3), ("quorum: 3, vehicles_per_round: 2", 2)])
+def test_a_quorum_that_no_round_can_have_is_refused(words: str, most: int, tmp_path: Path) -> None:
+    devices = ("fleet.device.gmac_per_s=10", "fleet.device.joules_per_gmac=0.3", "fleet.device.memory_mb=256")
+    codecs = ("codecs=[{name: cae, points: [lambda=0.0067]}]", "fleet.vehicles=3", f"adaptation={ADAPTING % words}")
+    found = faults(tmp_path, SMALL, *devices, *codecs)
+    assert f"no more than {most} vehicles take part in a round" in " ".join(found)
+
+
+def test_a_restorer_that_learns_from_a_segmenter_needs_one(tmp_path: Path) -> None:
+    found = faults(
+        tmp_path,
+        SMALL,
+        "restoration={restorers: [task]}",
+        "downstream=null",
+        "cameras.reference={frames_per_vehicle: 4}",
+    )
+    assert "restoration.restorers names task, which learns what a segmenter sees: give downstream" in " ".join(found)

@@ -1,5 +1,6 @@
 """What vehicles and server tell each other of an adapter: everyone builds the same one from it, and nothing else."""
 
+import copy
 import zlib
 
 import numpy as np
@@ -111,3 +112,18 @@ def test_a_number_that_cannot_travel_is_refused(number: float) -> None:
 def test_a_vector_of_another_length_is_refused() -> None:
     with pytest.raises(AdapterError, match=r"has shape \(5,\)"):
         set_vector(moved(), np.zeros(5, np.float32))
+
+
+def test_a_machine_whose_exponential_is_off_by_a_digit_builds_the_same_adapter(monkeypatch: pytest.MonkeyPatch) -> None:
+    data, exp = [packed(moved(seed)) for seed in range(3)], torch.exp
+    here = [unpacked(SOURCE, each).freeze("dusk").hash for each in data]
+    monkeypatch.setattr(torch, "exp", lambda x: torch.nextafter(exp(x), torch.full_like(x, torch.inf)))
+    assert [unpacked(SOURCE, each).freeze("dusk").hash for each in data] == here
+
+
+@pytest.mark.parametrize("method", ["mae", "conditional"])
+def test_a_codec_with_a_density_for_each_rate_is_refused(method: str) -> None:
+    source = copy.copy(SOURCE)
+    object.__setattr__(source, "description", SOURCE.description.model_copy(update={"method": method}))
+    with pytest.raises(AdapterError, match="adapt a codec with gains"):
+        unadapted(source)
