@@ -30,7 +30,7 @@ def bpp(payload_bytes: int, height: int, width: int) -> float:
 
 
 def psnr(image: Image, original: Image) -> float:
-    """Return the peak signal-to-noise ratio over all three channels, in dB; 100 for equal images.
+    """Return the peak signal-to-noise ratio over all three channels, in dB; 100 at most, as for equal images.
 
     Raises:
         ValueError: if the shapes differ.
@@ -39,7 +39,7 @@ def psnr(image: Image, original: Image) -> float:
         raise ValueError(f"got images of {image.shape} and {original.shape}, expected the same shape")
     error = image.astype(np.int32) - original
     mse = float(np.mean(error * error, dtype=np.float64))
-    return 100.0 if mse == 0 else float(10 * np.log10(255**2 / mse))
+    return 100.0 if mse == 0 else min(100.0, float(10 * np.log10(255**2 / mse)))
 
 
 def ms_ssim(image: Image, original: Image) -> float:

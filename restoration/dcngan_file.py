@@ -34,7 +34,7 @@ def spec_of(file: bytes) -> ClipRestorerSpec:
     try:
         words = json.loads(json.loads(file[_LENGTH_BYTES:end])["__metadata__"][_KEY])
         return ClipRestorerSpec(tuple(map(str, words["codecs"])), int(words["channels"]), int(words["blocks"]))
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError, RecursionError) as error:
         raise RestorerWeightsError(f"no file of a restorer of clips: {error}") from error
 
 

@@ -32,13 +32,11 @@ class RestorerSpec:
         codecs: it is trained for, in the order of the condition's vector.
         channels: of the finest scale; twice and four times as many below.
         blocks: of each scale, finest first; the two finer ones have as many on the way up.
-        grain: channels of noise beside the input, from which texture can be made that the input has lost.
     """
 
     codecs: tuple[str, ...]
     channels: int = 32
     blocks: tuple[int, int, int] = (1, 2, 4)
-    grain: int = 0
 
 
 class _Block(nn.Module):
@@ -73,7 +71,7 @@ class Restorer(nn.Module):
         self.tell = nn.Sequential(
             nn.Linear(vector_size(spec.codecs), told), nn.SiLU(), nn.Linear(told, told), nn.SiLU()
         )
-        self.head = nn.Conv2d(12 + spec.grain, fine, 3, padding=1)
+        self.head = nn.Conv2d(12, fine, 3, padding=1)
         self.fine_in = _blocks(first, fine, told)
         self.down_1 = nn.Conv2d(fine, middle, 2, stride=2)
         self.middle_in = _blocks(second, middle, told)
@@ -88,22 +86,18 @@ class Restorer(nn.Module):
         nn.init.zeros_(cast(Tensor, self.tail.bias))
         self.to(memory_format=torch.channels_last)
 
-    def forward(self, x: Tensor, conditions: Tensor, grain: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, conditions: Tensor) -> Tensor:
         """Restore a batch.
 
         Args:
             x: float32 (B, 3, H, W) in 0..1; H and W multiples of `STRIDE`.
             conditions: float32 (B, D) of `condition_vector`.
-            grain: float32 (B, G, H / 2, W / 2), standard normal; needed where the spec has grain.
 
         Returns:
             float32 (B, 3, H, W), not clipped.
         """
         told = self.tell(conditions)
         folded = functional.pixel_unshuffle(x, 2) - 0.5
-        if self.spec.grain:
-            assert grain is not None
-            folded = torch.cat((folded, grain), 1)
         fine = _run(self.fine_in, self.head(folded), told)
         middle = _run(self.middle_in, self.down_1(fine), told)
         coarse = _run(self.coarse, self.down_2(middle), told)

@@ -206,6 +206,10 @@ class FrozenModel:
         self._check_positions()
         if any(position not in range(positions) for position in self.description.trained):
             raise ValueError(f"trained positions {self.description.trained} are not in 0..{positions - 1}")
+        if self.hyper and {self.hyper.thresholds.dtype, self.hyper.y_entry.dtype} != {torch.float32}:
+            raise ValueError("expected an entry of h_a and thresholds of scales in float32")
+        if self.hyper and self.hyper.thresholds.ndim != 1:
+            raise ValueError(f"expected thresholds of scales in a row, got {tuple(self.hyper.thresholds.shape)}")
         if self.hyper and (len(self.hyper.tables) != len(self.hyper.thresholds) + 1):
             raise ValueError("expected one more Gaussian table than thresholds")
         self._check_channels()

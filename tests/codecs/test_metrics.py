@@ -214,3 +214,10 @@ def test_a_single_frame_cannot_flicker() -> None:
     assert flicker(np.zeros((1, 8, 8, 3), np.uint8), np.ones((1, 8, 8, 3), np.uint8)) == 0
     with pytest.raises(ValueError, match="expected the same shape"):
         flicker(np.zeros((2, 8, 8, 3), np.uint8), np.zeros((3, 8, 8, 3), np.uint8))
+
+
+def test_psnr_of_nearly_equal_images_is_no_higher_than_that_of_equal_ones() -> None:
+    original = np.zeros((600, 800, 3), np.uint8)
+    almost = original.copy()
+    almost[0, 0, 0] = 1
+    assert psnr(almost, original) == psnr(original, original) == 100

@@ -49,3 +49,12 @@ def test_a_network_without_bounds_is_refused() -> None:
     assert told != file
     with pytest.raises(RestorerWeightsError, match="1 to 256 channels"):
         open_clip_restorer(told)
+
+
+@pytest.mark.parametrize("number", [b"Infinity", b"[[[[]]]]"])
+def test_words_that_are_no_numbers_are_refused(number: bytes) -> None:
+    _, file = packed()
+    told = file.replace(b'channels\\": 4,', b'channels\\": ' + number + b",")
+    length = int.from_bytes(told[:8], "little") + len(told) - len(file)
+    with pytest.raises(RestorerWeightsError):
+        open_clip_restorer(length.to_bytes(8, "little") + told[8:])

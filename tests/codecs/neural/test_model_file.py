@@ -363,3 +363,18 @@ def test_damaged_packing_is_refused(damage: str, tmp_path: Path) -> None:
     save_file(kept, path, {"roadbits": "text"})
     with pytest.raises(ModelFileError, match="cannot use the weights"), open_tensors(path):
         pass
+
+
+@pytest.mark.parametrize("name", ["scales.thresholds", "h_a.entry"])
+def test_a_hyperprior_s_numbers_of_another_type_or_shape_are_refused(name: str, tiny: Tiny, path: Path) -> None:
+    model = tiny("mean-scale")
+    right = model.tensors()[name]
+    for wrong in (right.double(), right.half()):
+        model.save(path)
+        rewrite(path, {name: wrong})
+        with pytest.raises(ModelFileError, match="in float32"):
+            FrozenModel.load(path)
+    model.save(path)
+    rewrite(path, {"scales.thresholds": model.tensors()["scales.thresholds"][:, None].contiguous()})
+    with pytest.raises(ModelFileError, match="thresholds of scales in a row"):
+        FrozenModel.load(path)
