@@ -105,7 +105,6 @@ class ClipRestorerRun:
         for clips in (*words.train_on, *words.validate_on):
             cache_name(clips)  # names missing images before anything is written
         with own_folder(self._checkpoint, resume):
-            write_whole(self._folder / "config.yaml", dump_training(words).encode())
             learned = self._clips(words.train_on)
             pairs = [self._pairs(coded, learned) for coded in self._coded(learned_only=True)]
             crops = TripletCrops(pairs, [len(clip) for clip in learned], words.spec.codecs, words.crop, words.seed)
@@ -139,23 +138,26 @@ class ClipRestorerRun:
     def _train(self, crops: TripletCrops, interrupts: Interrupts) -> bytes:
         """Train both phases and return the weights."""
         words, weights, at = self._words, b"", -1
+        learned = crops.digest()
         stored = self._checkpoint.read_bytes() if self._checkpoint.exists() else b""
         if stored:
             at, stored = stored[0], stored[1:]
         for number, recipe in enumerate(words.phases):
             sight, sizes = imagenet_sight() if number else (None, [])
-            training = ClipRestorerTraining(words.spec, recipe, crops, sight, sizes)
+            training = ClipRestorerTraining(words.spec, recipe, crops, sight, sizes, learned)
             if at == number:
                 training.load(stored)
             elif at > number:
                 continue
             elif number:
                 training.begin_from(weights)
+            write_whole(self._folder / "config.yaml", dump_training(words).encode())
             with self._display.bar(f"train: {recipe.objective}", recipe.steps, _NOTE_WIDTH) as bar:
                 bar.set(training.step)
                 for loss in training.run(recipe.steps):
                     bar.set(training.step, f"loss {loss:.4f}")
-                    if training.step % words.checkpoint_every == 0 or training.step == recipe.steps:
+                    due = training.step % words.checkpoint_every == 0 or training.step == recipe.steps
+                    if due or interrupts.wished:
                         write_whole(self._checkpoint, bytes([number]) + training.save())
                     interrupts.check()
             weights = training.weights

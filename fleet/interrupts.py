@@ -19,6 +19,11 @@ class Interrupts:
         """Take note of a wish; this is what the signals call."""
         self._wished.set()
 
+    @property
+    def wished(self) -> bool:
+        """Whether there has been one."""
+        return self._wished.is_set()
+
     def check(self) -> None:
         """Raise KeyboardInterrupt if there has been one."""
         if self._wished.is_set():

@@ -6,6 +6,7 @@ middle frame, and a critic of its parts whose own levels must agree, too.
 Not here: the network (`dcngan`), where clips come from.
 """
 
+import hashlib
 from collections.abc import Sequence
 
 import numpy as np
@@ -52,6 +53,14 @@ class TripletCrops:
         self._pairs, self._codecs, self._size, self._seed = pairs, codecs, size, seed
         ends = np.cumsum(lengths)
         self._first, self._last = (np.repeat(bound, lengths) for bound in (ends - lengths, ends - 1))
+
+    def digest(self) -> str:
+        """Return what two have in common whose every batch is the same."""
+        told = hashlib.sha256(repr((self._codecs, self._size, self._seed, self._first.tolist())).encode())
+        for some in self._pairs:
+            for degraded, original, condition in zip(some.degraded, some.originals, some.conditions, strict=True):
+                told.update(repr((original.shape, condition)).encode() + degraded.tobytes() + original.tobytes())
+        return told.hexdigest()
 
     def batch(self, step: int, num: int) -> tuple[Tensor, Tensor, Tensor]:
         """Return degraded frames (B, 9, h, w) in 0..1, the middle ones' originals (B, 3, h, w), and conditions."""

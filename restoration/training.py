@@ -171,7 +171,9 @@ def image_batch(images: NDArray[np.uint8]) -> Tensor:
 class RestorerTraining:
     """One phase of a restorer's training."""
 
-    def __init__(self, spec: Any, recipe: Recipe, crops: Batches, sight: Sight | None, sizes: Sequence[int]) -> None:
+    def __init__(
+        self, spec: Any, recipe: Recipe, crops: Batches, sight: Sight | None, sizes: Sequence[int], learned: str = ""
+    ) -> None:
         """Prepare to train.
 
         Args:
@@ -180,6 +182,7 @@ class RestorerTraining:
             crops: where from.
             sight: a frozen network that objectives other than of pixels need.
             sizes: channels of its levels.
+            learned: a digest of what is learned from, which a checkpoint must share; empty if its owner sees to that.
 
         Raises:
             ValueError: if the objective needs a sight and has none.
@@ -188,6 +191,7 @@ class RestorerTraining:
         if self._pull.sight and sight is None:
             raise ValueError(f"objective {recipe.objective} needs a network to see with")
         self.spec, self.recipe, self.step = spec, recipe, 0
+        self._identity = json.dumps([asdict(spec), asdict(recipe), learned])
         self._crops, self._sight = crops, sight
         self._device = best_device()
         torch.manual_seed(recipe.seed)
@@ -326,8 +330,7 @@ class RestorerTraining:
                 for key, value in moments.items():
                     tensors[f"optimiser/{number}/{index}/{key}"] = value.cpu().contiguous()
         tensors["step"] = torch.tensor(self.step)
-        identity = json.dumps([asdict(self.spec), asdict(self.recipe)]).encode()
-        tensors["identity"] = torch.frombuffer(bytearray(identity), dtype=torch.uint8)
+        tensors["identity"] = torch.frombuffer(bytearray(self._identity.encode()), dtype=torch.uint8)
         return save_tensors(tensors)
 
     def load(self, checkpoint: bytes) -> None:
@@ -338,8 +341,7 @@ class RestorerTraining:
         """
         try:
             tensors = load_tensors(checkpoint)
-            identity = json.loads(tensors.pop("identity").numpy().tobytes())
-            ours = json.loads(json.dumps([asdict(self.spec), asdict(self.recipe)]))
+            identity, ours = json.loads(tensors.pop("identity").numpy().tobytes()), json.loads(self._identity)
             if identity != ours:
                 raise RestorerTrainingError(f"the checkpoint is another training's: {identity} there, {ours} here")
             step = int(tensors.pop("step"))

@@ -1,4 +1,6 @@
 import json
+import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,6 +18,7 @@ from roadbits.fleet.clip_restorer_run import Coded, degraded
 from roadbits.fleet.conditions import condition_of
 from roadbits.fleet.training_file import load_training
 from roadbits.restoration.dcngan_file import open_clip_restorer
+from roadbits.restoration.training import RestorerTraining
 
 CLIPS = "{kind: moving-photographs, path: pictures, clips: 3, frames: 4, side: 64}"
 HELD_OUT = "{kind: moving-photographs, path: pictures, clips: 2, frames: 3, side: 64, seed: 9}"
@@ -111,6 +114,32 @@ def test_a_resumed_training_ends_with_the_same_bits(stopped_after: str, monkeypa
     done(config(), "--out", "stopped", "--resume")
     straight, resumed = (load_file(f"{folder}/model.safetensors") for folder in ("straight", "stopped"))
     assert all(torch.equal(straight[name], resumed[name]) for name in straight)
+
+
+def test_other_data_is_not_gone_on_with() -> None:
+    done(config(steps="2"), "--out", "begun")
+    other = CLIPS.replace("side: 64", "side: 64, seed: 5")
+    assert "another training's" in failed(config(steps="2", data=f"[{other}]"), "--out", "begun", "--resume")
+    assert "seed: 5" not in Path("begun/config.yaml").read_text(), "what it was begun with is still told"
+
+
+def test_an_interrupted_training_keeps_its_last_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    from roadbits.fleet import clip_restorer_run
+
+    steps: list[int] = []
+    run = clip_restorer_run.ClipRestorerTraining.run
+
+    def interrupted(training: RestorerTraining, until: int) -> Iterator[float]:
+        for loss in run(training, until):
+            steps.append(training.step)
+            if len(steps) == 2:
+                os.kill(os.getpid(), signal.SIGINT)
+            yield loss
+
+    monkeypatch.setattr(clip_restorer_run.ClipRestorerTraining, "run", interrupted)
+    assert train(config(checkpoint_every="100"), "--out", "interrupted").exit_code == 130
+    done(config(checkpoint_every="100"), "--out", "interrupted", "--resume")
+    assert steps == [1, 2, 3, 4, 1, 2, 3, 4]
 
 
 def test_the_words_survive_a_round_trip() -> None:
