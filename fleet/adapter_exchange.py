@@ -12,6 +12,7 @@ it codes with it. Central: vehicles send their frames without loss, the server t
 Not here: noticing and training (`adapting`), which of it is computed anew (`codec_adaptation`).
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import assert_never
@@ -57,16 +58,26 @@ class Exchange:
         equipped: who has which from when on.
         lessons: what was learned from.
         rounds: of federated training.
-        traffic_bytes: up and down, of all vehicles.
-        train_macs: multiply-accumulates of training on board, of all vehicles.
+        sent_bytes: up and down, of each vehicle.
+        trained_macs: multiply-accumulates of training on board, of each vehicle.
     """
 
     domain: str
     equipped: list[Equipped] = field(default_factory=list)
     lessons: list[Lesson] = field(default_factory=list)
     rounds: list[RoundNote] = field(default_factory=list)
-    traffic_bytes: int = 0
-    train_macs: int = 0
+    sent_bytes: Counter[int] = field(default_factory=Counter)
+    trained_macs: Counter[int] = field(default_factory=Counter)
+
+    @property
+    def traffic_bytes(self) -> int:
+        """Bytes up and down, of all vehicles."""
+        return self.sent_bytes.total()
+
+    @property
+    def train_macs(self) -> int:
+        """Multiply-accumulates of training on board, of all vehicles."""
+        return self.trained_macs.total()
 
 
 class AdapterLinks:
@@ -74,16 +85,18 @@ class AdapterLinks:
 
     def __init__(self, scenario: Scenario) -> None:
         """Open the links of a scenario's fleet."""
-        fleet = scenario.fleet
-        self._links = [link_for(fleet, scenario.seed, vehicle) for vehicle in range(fleet.num_vehicles)]
-        self._taken: list[list[tuple[int, int]]] = [[] for _ in self._links]
+        self._fleet, self._seed = scenario.fleet, scenario.seed
+        self._taken: list[list[tuple[int, int]]] = [[] for _ in range(scenario.fleet.num_vehicles)]
 
     def carry(self, vehicle: int, at_us: int, num_bytes: int) -> int:
-        """Send something to or from a vehicle at some time, and return when it is there, in microseconds."""
+        """Send something to or from a vehicle at some time, and return when it is there, in microseconds.
+
+        It waits for what the link carries already, and uses what that leaves: of two domains' adapters the one that is
+        worked out last may be the first to travel.
+        """
         taken = self._taken[vehicle]
-        begin_us = max([at_us, *(end_us for _, end_us in taken[-1:])])
-        arrival_us = self._links[vehicle].offer(at_us, num_bytes)
-        taken.append((begin_us, arrival_us))
+        arrival_us = link_for(self._fleet, self._seed, vehicle, taken).offer(at_us, num_bytes)
+        self._taken[vehicle] = sorted([*taken, *_between(at_us, arrival_us, taken)])
         return arrival_us
 
     def taken(self, vehicle: int) -> tuple[tuple[int, int], ...]:
@@ -175,8 +188,8 @@ class Exchanges:
             told_us = self.links.carry(notice.vehicle, trained_us, len(update))
             # It may use what it trained at once: the link carries the adapter before any frame coded with it.
             found.equipped.append(Equipped(notice.vehicle, domain, trained_us, told_us, update))
-            found.traffic_bytes += len(update)
-            found.train_macs += training_macs(self.words, self.words.all_steps)
+            found.sent_bytes[notice.vehicle] += len(update)
+            found.trained_macs[notice.vehicle] += training_macs(self.words, self.words.all_steps)
         return found
 
     def _central(self, domain: str, notices: Sequence[Notice]) -> Exchange:
@@ -185,7 +198,7 @@ class Exchanges:
         arrivals = {}
         for notice in notices:
             arrivals[notice.vehicle] = self.links.carry(notice.vehicle, notice.ready_us, notice.lossless_bytes)
-            found.traffic_bytes += notice.lossless_bytes
+            found.sent_bytes[notice.vehicle] += notice.lossless_bytes
         opened_us = _nth(arrivals.values(), self.words.quorum)
         if opened_us is None:
             return found
@@ -206,7 +219,7 @@ class Exchanges:
         for vehicle, at_us in asked_us.items():
             here_us = self.links.carry(vehicle, at_us, len(update))
             found.equipped.append(Equipped(vehicle, found.domain, here_us, at_us, update))
-            found.traffic_bytes += len(update)
+            found.sent_bytes[vehicle] += len(update)
 
 
 class _Federated:
@@ -245,7 +258,7 @@ class _Federated:
         return self._found
 
     def _carry(self, vehicle: int, at_us: int, num_bytes: int) -> int:
-        self._found.traffic_bytes += num_bytes
+        self._found.sent_bytes[vehicle] += num_bytes
         return self._exchanges.links.carry(vehicle, at_us, num_bytes)
 
     def _taking_part(self, number: int) -> list[int]:
@@ -271,7 +284,7 @@ class _Federated:
         for vehicle, outcome in zip(vehicles, trained, strict=True):
             asked_us = self._carry(vehicle, begin_us, len(start) or REPORT_BYTES)
             seconds = training_seconds(scenario, vehicle, words.steps)
-            self._found.train_macs += training_macs(words, words.steps)
+            self._found.trained_macs[vehicle] += training_macs(words, words.steps)
             size = REPORT_BYTES if isinstance(outcome, str) else len(outcome)
             arrival_us = self._carry(vehicle, asked_us + _us(seconds), size)
             ends.append(min(arrival_us, closes_us))
@@ -331,6 +344,16 @@ def lessons_of_round(scenario: Scenario, seed: int, number: int, lesson: Lesson,
 def seed_of(seed: int, vehicle: int) -> int:
     """Return the seed of a vehicle's own training."""
     return int(generator_for(seed, Purpose.SHARING, vehicle).integers(2**31))
+
+
+def _between(begin_us: int, end_us: int, taken: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Return what times taken, in order, leave of the time from one end to the other."""
+    left = []
+    for other_us, until_us in taken:
+        if begin_us < min(other_us, end_us):
+            left.append((begin_us, min(other_us, end_us)))
+        begin_us = max(begin_us, until_us)
+    return [*left, (begin_us, end_us)] if begin_us < end_us else left
 
 
 def _nth(times_us: Iterable[int], count: int) -> int | None:

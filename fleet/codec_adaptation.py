@@ -45,7 +45,9 @@ from roadbits.fleet.fittings import Fitting, Fittings, Version, known_adapters
 from roadbits.fleet.plan import Plan
 from roadbits.fleet.progress import Display
 from roadbits.fleet.results import AdaptationCurve, AdaptationResults, AdaptationRow, SharingNote
+from roadbits.fleet.sources import train_source
 from roadbits.fleet.stages import Stages
+from roadbits.fleet.summary import Spent
 from roadbits.fleet.uplink import US_PER_S
 
 
@@ -84,7 +86,25 @@ class CodecAdaptation:
                 for domain in self.domains:
                     self._exchanges[seed, sharing, domain] = exchanges.by(sharing, domain, self._notices(domain))
         self._all_fittings = {sharing: self._fittings(sharing) for sharing in self._words.sharing}
+        for sharing in self._words.sharing:
+            self._note_the_late(sharing)
         return self._all_fittings
+
+    def _note_the_late(self, sharing: Sharing) -> None:
+        """Tell of vehicles that come by an adapter when their drive is over: nothing is coded with it."""
+        scenario, seed = self._plan.scenario, self._words.seeds[0]
+        total = scenario.fleet.num_vehicles
+        for domain in self.domains:
+            equipped = self._exchanges[seed, sharing, domain].equipped
+            drives = (train_source(scenario.cameras, scenario.seed, each.vehicle, total) for each in equipped)
+            late = sum(
+                each.from_us > drive.last_time_s * US_PER_S for each, drive in zip(equipped, drives, strict=True)
+            )
+            if late:
+                self.notes.append(
+                    f"{sharing}: {late} of {len(equipped)} vehicles have their adapter for {domain} only after their "
+                    "last frame, and code none with it: drive longer, or train fewer steps in fewer rounds"
+                )
 
     def _fittings(self, sharing: Sharing) -> Mapping[int, Fitting]:
         seed, links = self._words.seeds[0], self._links[sharing]
@@ -227,12 +247,17 @@ class CodecAdaptation:
         updates = sorted({each.update for each in exchange.equipped}) if exchange else []
         return Version(self._words.codec, updates[luck % len(updates)] if updates else b"")
 
-    def traffic_bytes(self, sharing: Sharing) -> int:
-        """Return what adapters took of the links of an arm's fleet, up and down."""
+    def spent(self, sharing: Sharing) -> list[Spent]:
+        """Return what adapting took of each vehicle of an arm's fleet: of its link, and of its computer."""
         seed = self._words.seeds[0]
-        return sum(
-            exchange.traffic_bytes for (of, by, _), exchange in self._exchanges.items() if (of, by) == (seed, sharing)
-        )
+        exchanges = [found for (of, by, _), found in self._exchanges.items() if (of, by) == (seed, sharing)]
+        return [
+            Spent(
+                sum(found.sent_bytes[vehicle] for found in exchanges),
+                watched.macs + sum(found.trained_macs[vehicle] for found in exchanges),
+            )
+            for vehicle, watched in enumerate(self._watched)
+        ]
 
     def results(self) -> AdaptationResults:
         """Return how good every adaptation is, with its curves, and what happened around the adapters."""

@@ -75,13 +75,13 @@ class UploadRow:
         encode_s: device seconds per encoded frame, mean.
         latency_p50_s: capture to arrival, median over delivered frames.
         latency_p95_s: the same, 95th percentile.
-        energy_j: of encoding and sending.
+        energy_j: of encoding, sending and adapting.
         policy: `fixed`, or the kind of the policy that chose the points.
         dropped_encoder_busy: of those dropped.
         dropped_buffer_full: of those dropped.
         dropped_skipped: of those dropped: they would have come too late, or no energy was left.
         gmac_per_delivered_frame: of all encodings, trials and frames that never arrived included; 0 if none arrived.
-        joules_per_delivered_frame: of encoding and sending, likewise.
+        joules_per_delivered_frame: of encoding, sending and adapting, likewise.
         latency_mean_s: capture to arrival, mean over delivered frames.
         encode_memory_bytes: what a device must hold to encode its frames, networks and activations, at the most
             demanding of the points used.

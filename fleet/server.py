@@ -8,7 +8,7 @@ Not here: what a stage's jobs do (`decoding`, `learning`), which stages there ar
 import itertools
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -37,7 +37,7 @@ from roadbits.fleet.results import AdaptationResults, DownstreamRow, Restoration
 from roadbits.fleet.sources import classes_of, train_source
 from roadbits.fleet.stages import Stages
 from roadbits.fleet.store import Record, Store
-from roadbits.fleet.summary import Quality, missed_target, summarise
+from roadbits.fleet.summary import Quality, missed_target, summarise, with_adapting
 from roadbits.fleet.vehicle import Arm, ways_of
 
 if TYPE_CHECKING:
@@ -104,10 +104,12 @@ class Server:
         for arm in self._plan.arms:
             key = self._plan.decode_key(arm)
             if not self._stages.is_done(key):
-                records = list(self._store.records(arm.codec, arm.point, "delivered", payloads=True))
+                records = list(self._store.records(arm.codec, arm.point, "delivered"))
+                # Payloads pass through a few at a time: a large fleet's are more than fits into memory.
+                uploads = self._store.records(arm.codec, arm.point, "delivered", payloads=True)
                 with self._stages.writing(key) as folder, self._display.bar("decode", len(records)) as bar:
                     where = [position[record.vehicle, record.frame] for record in records]
-                    batches = self._uploaded(arm, records, [originals.images[k] for k in where])
+                    batches = self._uploaded(arm, uploads, where, originals.images)
                     self._write_decoded(
                         folder, records, where, self._backend.map(decode_uploaded, batches), bar.advance
                     )
@@ -115,15 +117,17 @@ class Server:
             for upload, reason in rejected.items():
                 self._store.reject(upload, reason)
 
-    def _uploaded(self, arm: Arm, records: Sequence[Record], originals: Sequence[Image]) -> Iterator[Uploaded]:
-        """Yield an arm's payloads with the originals of their frames, a few at a time."""
+    def _uploaded(
+        self, arm: Arm, records: Iterable[Record], where: Sequence[int], originals: Sequence[Image]
+    ) -> Iterator[Uploaded]:
+        """Yield an arm's payloads with the originals of their frames, a few at a time; where tells their positions."""
         first = 0
         for some in _whole_clips(records):
             clips = [list(clip) for _, clip in itertools.groupby(some, _clip_of)]
             yield Uploaded(
                 arm,
                 [_payload(clip[0]) for clip in clips],
-                list(originals[first : first + len(some)]),
+                [originals[k] for k in where[first : first + len(some)]],
                 self._versions_of(some) if arm.sharing else (),
                 [len(clip) for clip in clips] if some[0].clip >= 0 else (),
             )
@@ -398,8 +402,7 @@ class Server:
             fleet,
         )
         if self._adaptation is not None and arm.sharing is not None:
-            traffic = self._adaptation.traffic_bytes(arm.sharing)
-            row = replace(row, bytes=row.bytes + traffic, adapter_bytes=traffic)
+            row = with_adapting(row, self._adaptation.spent(arm.sharing), fleet)
         if row.delivered == 0:
             self._note(f"{arm.key} delivered no frame: nothing could be trained on it")
         if missed := missed_target(way.rule, row):
@@ -467,7 +470,7 @@ def _clip_of(record: Record) -> tuple[int, int]:
     return record.vehicle, record.clip if record.clip >= 0 else -1 - record.frame
 
 
-def _whole_clips(records: Sequence[Record]) -> Iterator[list[Record]]:
+def _whole_clips(records: Iterable[Record]) -> Iterator[list[Record]]:
     """Yield records a few at a time, the frames of a clip together."""
     some: list[Record] = []
     for _, clip in itertools.groupby(records, _clip_of):

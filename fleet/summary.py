@@ -5,7 +5,8 @@ Not here: the rows themselves, their digest and file (`results`).
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 
@@ -48,7 +49,8 @@ def summarise(
     fates = Counter(row.verdict for row in rows)
     reasons = Counter(row.reason for row in rows if row.verdict == "dropped")
     travelled = [row for row in rows if row.verdict not in ("dropped", "backlog")]
-    encode_s = [row.encode_s for row in rows if row.encode_s]
+    # Of a clip one frame bears the time of all.
+    encode_s, encoded = sum(row.encode_s or 0.0 for row in rows), sum(1 for row in rows if row.used_point)
     latency = _latencies(rows) or [0.0]
     groups = [
         _group_row(arm, group, [row for row in rows if row.vehicle in numbers]) for group, numbers in _members(fleet)
@@ -71,7 +73,7 @@ def summarise(
         duplicates=sum(row.copies > 1 for row in travelled if row.verdict != "lost"),
         vehicle_hours=vehicle_hours,
         encode_gmac=encode_gmac,
-        encode_s=float(np.mean(encode_s)) if encode_s else 0.0,
+        encode_s=encode_s / max(1, encoded),
         latency_p50_s=float(np.percentile(latency, 50)),
         latency_p95_s=float(np.percentile(latency, 95)),
         energy_j=energy_j,
@@ -88,6 +90,47 @@ def summarise(
         groups=groups if fleet.groups else [],
         every=way.every,
         clip_frames=way.clip_frames,
+    )
+
+
+class Spent(NamedTuple):
+    """What adapting took of one vehicle beside its frames.
+
+    Attributes:
+        sent_bytes: up and down, for adapters and what it takes to learn them.
+        macs: multiply-accumulates of watching and of training.
+    """
+
+    sent_bytes: int
+    macs: int
+
+
+def with_adapting(row: UploadRow, spent: Sequence[Spent], fleet: Fleet) -> UploadRow:
+    """Return the row of an arm with what adapting took: bytes, and the energy of radio and computer.
+
+    Args:
+        row: of its frames alone.
+        spent: by each of its vehicles.
+        fleet: whose devices tell the energy.
+    """
+    taken_bytes, energies_j = [], []
+    for group, numbers in _members(fleet):
+        sent_bytes = sum(spent[vehicle].sent_bytes for vehicle in numbers)
+        macs = sum(spent[vehicle].macs for vehicle in numbers)
+        assert group.device.joules_per_gmac is not None, "a device that encodes with networks says what they take"
+        taken_bytes.append(sent_bytes)
+        energies_j.append(radio_joules(group.device, sent_bytes) + macs / 1e9 * group.device.joules_per_gmac)
+    energy_j = row.energy_j + sum(energies_j)
+    return replace(
+        row,
+        bytes=row.bytes + sum(taken_bytes),
+        adapter_bytes=sum(taken_bytes),
+        energy_j=energy_j,
+        joules_per_delivered_frame=energy_j / max(1, row.delivered),
+        groups=[
+            replace(group, bytes=group.bytes + sent_bytes, energy_j=group.energy_j + energy)
+            for group, sent_bytes, energy in zip(row.groups, taken_bytes, energies_j, strict=bool(row.groups))
+        ],
     )
 
 

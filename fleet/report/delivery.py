@@ -29,7 +29,7 @@ _COLUMNS = (
     Column("MB per vehicle-hour"),
     Column("latency p50, s", "capture to arrival, median over delivered frames"),
     Column("p95, s", "capture to arrival, 95th percentile"),
-    Column("J per frame", "energy of encoding and sending per delivered frame"),
+    Column("J per frame", "energy of encoding, sending and adapting per delivered frame"),
     Column("GMAC per delivered frame", "multiply-accumulates of all encodings"),
 )
 _GROUP_COLUMNS = (

@@ -202,3 +202,24 @@ def test_what_is_handed_out_is_what_the_rounds_came_to() -> None:
     vector = vector_of(unpacked(CAE.model, found.equipped[0].update))
     counted = [0.25 if vehicle in (0, 2) else 0.5 for vehicle in found.rounds[-1].accepted]
     assert np.allclose(vector, np.mean(counted), atol=1e-3)
+
+
+def test_what_is_worked_out_later_may_travel_earlier() -> None:
+    """A link that is to carry something at 1,000 s is idle before, and busy for a second then."""
+    links = AdapterLinks(scenario())
+    assert links.carry(0, 1000 * US, 10_000) == pytest.approx(1001 * US, abs=2)
+    assert links.carry(0, 300 * US, 10_000) == pytest.approx(301 * US, abs=2)
+    assert links.carry(0, 999 * US + US // 2, 10_000) == pytest.approx(1001.5 * US, abs=4), "it makes way for a second"
+    assert links.carry(0, 1000 * US, 5_000) == pytest.approx(1002 * US, abs=4), "and others wait for both"
+    taken = links.taken(0)
+    assert sum(end - begin for begin, end in taken) == pytest.approx(3.5 * US, abs=10)
+    assert all(end <= begin for (_, end), (begin, _) in itertools.pairwise(taken))
+
+
+def test_each_vehicle_pays_for_what_it_sends_and_trains() -> None:
+    words = scenario(quorum=2)
+    found, _, _ = exchange(words, notices(1, 2, 5000))
+    train_macs = training_macs(words.adaptation, 8)  # type: ignore[arg-type]
+    assert found.trained_macs == {0: 2 * train_macs, 1: 2 * train_macs}
+    size = len(update())
+    assert found.sent_bytes == {0: 2 * REPORT_BYTES + 4 * size, 1: 2 * REPORT_BYTES + 4 * size, 2: REPORT_BYTES + size}

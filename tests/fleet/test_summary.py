@@ -8,7 +8,7 @@ from roadbits.fleet.results import UploadRow
 from roadbits.fleet.rules import Rule, TargetBpp, Way
 from roadbits.fleet.scenario import ConstantUplink, Device, Fleet, Group
 from roadbits.fleet.store import Record
-from roadbits.fleet.summary import Quality, missed_target, summarise
+from roadbits.fleet.summary import Quality, Spent, missed_target, summarise, with_adapting
 from roadbits.fleet.vehicle import Arm
 
 ARM = Arm("jpeg", "quality=10")
@@ -182,3 +182,28 @@ def test_memory_is_that_of_the_most_demanding_frame() -> None:
     row = summarise(Arm("cae", point), Way(codec.points[0], 1, 0), records, Quality(31.5, 0.9), 0.5, fleet)
     assert row.encode_memory_bytes == codec.complexity(codec.points[0], 128, 96).encode_memory_bytes
     assert summary(RECORDS).encode_memory_bytes == 0
+
+
+def test_a_clip_s_time_is_shared_out_over_its_frames() -> None:
+    """The first frame of a clip bears what all of them take."""
+    clip = [replace(record(frame, "delivered", 9.0, 100), clip=0) for frame in range(4)]
+    frames = [clip[0], *(replace(frame, encode_s=0.0, encode_macs=0) for frame in clip[1:])]
+    assert summary([replace(frames[0], encode_s=1.0), *frames[1:]]).encode_s == pytest.approx(0.25)
+
+
+def test_adapting_costs_bytes_radio_and_computing() -> None:
+    device = DEVICE.model_copy(update={"joules_per_gmac": 0.5})
+    groups = tuple(Group(name=name, vehicles=n, uplink=UPLINK, device=device) for name, n in (("a", 1), ("b", 2)))
+    fleet = Fleet(groups=groups)
+    way = Way(OperatingPoint.of(quality=10), 1, 0)
+    row = summarise(ARM, way, [record(0, "delivered", 1.0, 100)], Quality(31.5, 0.9), 0.5, fleet)
+    spent = [Spent(0, 0), Spent(125_000, 4_000_000_000), Spent(125_000, 0)]
+    after = with_adapting(row, spent, fleet)
+    assert (after.bytes, after.adapter_bytes) == (100 + 250_000, 250_000)
+    assert after.energy_j == pytest.approx(row.energy_j + 2 * 2.0 + 4 * 0.5)
+    assert after.joules_per_delivered_frame == pytest.approx(after.energy_j)
+    assert [group.energy_j for group in after.groups] == pytest.approx(
+        [row.groups[0].energy_j, row.groups[1].energy_j + 6.0]
+    )
+    assert [group.bytes for group in after.groups] == [100, 250_000]
+    assert sum(group.energy_j for group in after.groups) == pytest.approx(after.energy_j)
