@@ -21,6 +21,8 @@ from roadbits.fleet.backend import BackendError, Item, Progress, Report, Result,
 
 _JOBS_PER_ACTOR = 2
 """One under way and one waiting: enough to keep an actor busy, little enough to bound memory."""
+_RETRIES = 5
+"""A job whose worker is killed is done anew so often: then the job itself is what kills it, by its memory perhaps."""
 _REPORT_EVERY_S = 1.0
 _CONNECT_S = 5.0
 _READY_S = 60.0
@@ -161,7 +163,7 @@ class RayBackend:
 
     def _actors(self) -> list[Any]:
         if not self._pool:
-            platoon = _remote(ray).remote(_Platoon).options(max_restarts=-1, max_task_retries=-1, num_cpus=1)
+            platoon = _remote(ray).remote(_Platoon).options(max_restarts=-1, max_task_retries=_RETRIES, num_cpus=1)
             size = min(self.workers, max(1, self._cpus))
             waiting = [platoon.remote() for _ in range(size)]
             answers = {actor.ready.remote(): actor for actor in waiting}

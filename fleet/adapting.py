@@ -147,16 +147,18 @@ class _Diary:
     def __init__(self, vehicle: int, words: Adaptation) -> None:
         self._vehicle, self._words, self._test = vehicle, words, Watch(words.drift)
         self._domains: list[str] = []
+        self._now_in = ""
         self._here: list[int] = []
         self._usual: list[int] = []
         self._notices: dict[str, Notice] = {}
 
     def enter(self, frame: int, now_us: int, domain: str, rate: float, quality: float) -> None:
         """Take a frame: its position, time, domain, rate in bpp and PSNR in dB."""
+        if domain != self._now_in:
+            self._now_in, self._here = domain, []
+            self._test.begin_anew()
         if domain not in self._domains:
             self._domains.append(domain)
-            self._here = []
-            self._test.begin_anew()
         if domain == self._domains[0]:
             self._usual.append(frame)
             self._test.learn(rate, quality)

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from roadbits.codecs.catalogue import still_or_clip_codec_named
 from roadbits.codecs.codec import Image, OperatingPoint, is_clip_codec, is_still_codec
+from roadbits.fleet.cameras.frame import DataError
 from roadbits.fleet.collection import drive_lengths
 from roadbits.fleet.feasibility import Load, loads
 from roadbits.fleet.links import trace_for
@@ -59,10 +60,13 @@ def forecast(scenario: Scenario) -> Iterator[str]:
     @cache
     def mean_bytes(arm: Arm, point: OperatingPoint) -> float:
         codec, images = still_or_clip_codec_named(arm.source), tried(arm)
-        if is_clip_codec(codec):
-            return len(codec.encode(np.stack(images), point)) / len(images)
-        assert is_still_codec(codec)
-        return sum(len(codec.encode(image, point)) for image in images) / len(images)
+        try:
+            if is_clip_codec(codec):
+                return len(codec.encode(np.stack(images), point)) / len(images)
+            assert is_still_codec(codec)
+            return sum(len(codec.encode(image, point)) for image in images) / len(images)
+        except ValueError as error:
+            raise DataError(f"{arm.key} cannot code the first frames of vehicle 0: {error}") from error
 
     for arm, (rule, every, _) in ways.items():
         if isinstance(rule, OperatingPoint):

@@ -141,6 +141,23 @@ print("left", ray.is_initialized())
 """
 )
 
+DEADLY = (
+    PROGRAM
+    + """
+from roadbits.fleet.backend import BackendError
+
+def die(_):
+    os._exit(1)
+
+backend = RayBackend(1)
+try:
+    list(backend.map(die, [1]))
+except BackendError as error:
+    print("ended:", error)
+backend.close()
+"""
+)
+
 
 def python(program: str, *arguments: str, **environment: str) -> str:
     """Run a program that uses Ray in a process of its own, since Ray reads its environment once."""
@@ -180,6 +197,10 @@ def test_a_killed_worker_changes_no_result_and_strangers_are_refused(tmp_path: P
     assert re.search(r"stranger [1-9]\d* True", output), output
     assert "usage 0" in output
     assert "left False" in output
+
+
+def test_a_job_that_always_kills_its_worker_ends_the_run() -> None:
+    assert "ended: a worker failed" in python(DEADLY)
 
 
 def test_a_run_whose_workers_are_killed_keeps_its_digest(expected: str, tmp_path: Path) -> None:

@@ -64,3 +64,10 @@ def test_a_drive_that_ends_early_leaves_what_frames_there_were() -> None:
 def test_only_frames_of_the_domain_itself_are_kept() -> None:
     (notice,) = diary_of(*[DAY] * 6, DUSK, DUSK, DAY, DAY, DUSK, DUSK).notices
     assert notice.frames == (6, 7, 10)
+
+
+def test_a_domain_first_noticed_when_it_comes_again_keeps_no_frame_of_what_came_between() -> None:
+    """In dusk for one frame only, then in the night, and in dusk again."""
+    watched = diary_of(*[DAY] * 6, ("dusk", 0.39, 30.1), *[("night", 0.1, 38.0)] * 3, *[DUSK] * 4)
+    notices = {notice.domain: notice.frames for notice in watched.notices}
+    assert notices == {"night": (7, 8, 9), "dusk": (10, 11, 12)}

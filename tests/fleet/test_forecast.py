@@ -84,3 +84,12 @@ def test_a_missing_trace_is_told_before_anything_runs(tmp_path: Path) -> None:
 def test_a_test_folder_inside_the_training_folder_is_told_before_anything_runs(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="test frames must never train anything"):
         list(forecast(scenario(tmp_path, test_images=str(tmp_path / "a" / "test"))))
+
+
+def test_frames_of_two_sizes_make_no_clip_and_are_told_before_anything_runs(tmp_path: Path) -> None:
+    words = scenario(tmp_path)
+    PIL.Image.fromarray(IMAGES[1][:32]).save(tmp_path / "a" / "1.png")
+    device = words.fleet.everyone[0].device.model_copy(update={"encode_mpx_per_s": {"h264": 1.0}})
+    fleet, codecs = words.fleet.model_copy(update={"device": device}), (CodecChoice(name="h264", clip_frames=4),)
+    with pytest.raises(DataError, match=r"h264:crf=\d+,frames=4 cannot code the first frames of vehicle 0: "):
+        list(forecast(words.model_copy(update={"fleet": fleet, "codecs": codecs})))
