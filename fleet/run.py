@@ -15,6 +15,7 @@ from roadbits.fleet.clip_restorer_file import clip_restorer_of, keep_clip_restor
 from roadbits.fleet.collection import collect, drive_lengths, is_collected
 from roadbits.fleet.feasibility import check_devices
 from roadbits.fleet.plan import Plan
+from roadbits.fleet.program import is_of_another, sign
 from roadbits.fleet.progress import Display
 from roadbits.fleet.results import Results
 from roadbits.fleet.scenario import Scenario
@@ -82,8 +83,9 @@ class Run:
             collected = is_collected(self._plan, store)
             write_whole(self._folder / "scenario.yaml", dump_scenario(self._plan.scenario).encode())
             keep_clip_restorer(clip_restorer, self._folder)
-            stages = Stages(self._folder / "stages", [other / "stages" for other in self._reused])
             display = Display(self._folder / "log.jsonl", self._quiet)
+            self._tell_programs(display)
+            stages = Stages(self._folder / "stages", [other / "stages" for other in self._reused])
             adaptation, fittings = self._adapt(stages, backend, display)
             if not collected:
                 with self._timed("collect"):
@@ -93,6 +95,18 @@ class Run:
             for other, count in stages.taken.items():
                 display.say(f"{count} stages were finished in {other.parent} already")
         return results
+
+    def _tell_programs(self, display: Display) -> None:
+        """Say which folders hold what another version of the program computed."""
+        is_new = not (self._folder / "stages").exists()
+        if is_new:
+            sign(self._folder)
+        for folder in (*([] if is_new else [self._folder]), *self._reused):
+            if is_of_another(folder):
+                display.say(
+                    f"{folder} was begun by another version of roadbits: what it holds is taken as it is, and this "
+                    "version might compute something else; to be sure, begin anew"
+                )
 
     def _refuse_finished(self, resume: bool) -> None:
         if (self._folder / "scenario.yaml").exists() and not resume:

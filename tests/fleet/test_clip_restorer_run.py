@@ -119,7 +119,8 @@ def test_a_resumed_training_ends_with_the_same_bits(stopped_after: str, monkeypa
 def test_other_data_is_not_gone_on_with() -> None:
     done(config(steps="2"), "--out", "begun")
     other = CLIPS.replace("side: 64", "side: 64, seed: 5")
-    assert "another training's" in failed(config(steps="2", data=f"[{other}]"), "--out", "begun", "--resume")
+    refused = train(config(steps="2", data=f"[{other}]"), "--out", "begun", "--resume")
+    assert (refused.exit_code, "another training's" in refused.stderr) == (3, True)
     assert "seed: 5" not in Path("begun/config.yaml").read_text(), "what it was begun with is still told"
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -153,6 +154,20 @@ def test_what_another_run_has_done_is_not_done_again(whole: tuple[Path, Results]
     assert f"stages were finished in {whole[0]} already" in (folder / "log.jsonl").read_text()
 
 
+def test_what_another_program_has_done_is_told_of(whole: tuple[Path, Results], tmp_path: Path) -> None:
+    old = tmp_path / "old"
+    shutil.copytree(whole[0], old)
+    (old / "log.jsonl").write_text("")
+    execute(old, *SMALL, resume=True)
+    assert "another version" not in (old / "log.jsonl").read_text()
+    (old / "program.txt").write_text(f"{0:064}\n")
+    execute(old, *SMALL, resume=True)
+    assert f"{old} was begun by another version of roadbits" in (old / "log.jsonl").read_text()
+    again = Run(smoke(*SMALL), tmp_path / "again", LocalBackend, quiet=True, reused=[old])
+    again.execute()
+    assert f"{old} was begun by another version of roadbits" in (tmp_path / "again" / "log.jsonl").read_text()
+
+
 def test_resuming_another_collection_is_refused(whole: tuple[Path, Results]) -> None:
     before = (whole[0] / "scenario.yaml").read_bytes()
     with pytest.raises(OtherCollectionError, match="choose another --out"):
@@ -254,7 +269,7 @@ def test_a_run_killed_again_and_again_ends_with_the_same_digest(tmp_path: Path) 
 
 def test_no_acknowledged_upload_is_lost_by_a_kill(tmp_path: Path) -> None:
     acknowledged = 0
-    for kill_after in (2, 2):
+    for kill_after in (3, 2):  # a new folder is signed first
         child = run_child(kill_after, tmp_path)
         assert child.returncode == -signal.SIGKILL, child.stderr
         acknowledged += sum(int(line.split()[2]) for line in child.stdout.splitlines())
