@@ -232,6 +232,7 @@ class _Federated:
         self._reported_us: dict[int, int] = {}
         self._now_us = 0
         self._times: dict[int, tuple[int, int]] = {}
+        self._trained_us: dict[int, int] = {}
 
     def exchange(self) -> Exchange:
         """Hold the rounds and hand out what came of them."""
@@ -286,7 +287,10 @@ class _Federated:
             seconds = training_seconds(scenario, vehicle, words.steps)
             self._found.trained_macs[vehicle] += training_macs(words, words.steps)
             size = REPORT_BYTES if isinstance(outcome, str) else len(outcome)
-            arrival_us = self._carry(vehicle, asked_us + _us(seconds), size)
+            # Who was too late for the last round trains for it still.
+            begun_us = max(asked_us, self._trained_us.get(vehicle, 0))
+            self._trained_us[vehicle] = begun_us + _us(seconds)
+            arrival_us = self._carry(vehicle, self._trained_us[vehicle], size)
             ends.append(min(arrival_us, closes_us))
             updates.append(self._received(vehicle, outcome, (arrival_us - begin_us) / US_PER_S))
         self._now_us = max(ends)

@@ -223,3 +223,13 @@ def test_each_vehicle_pays_for_what_it_sends_and_trains() -> None:
     assert found.trained_macs == {0: 2 * train_macs, 1: 2 * train_macs}
     size = len(update())
     assert found.sent_bytes == {0: 2 * REPORT_BYTES + 4 * size, 1: 2 * REPORT_BYTES + 4 * size, 2: REPORT_BYTES + size}
+
+
+def test_a_vehicle_that_is_late_trains_for_one_round_after_the_other() -> None:
+    words = scenario(quorum=1, round_s=1.0)
+    found, links, _ = exchange(words, notices(1, 2))
+    train_s = training_seconds(words, 0, 8)
+    assert train_s > 2 * found.rounds[0].end_s, "the second round begins while it trains for the first"
+    begins_s = [begin / US for begin, _ in links.taken(0)]
+    opened_s = found.rounds[0].begin_s + carried_s(REPORT_BYTES)
+    assert begins_s[-2:] == pytest.approx([opened_s + train_s, opened_s + 2 * train_s], abs=1e-3)
