@@ -98,7 +98,9 @@ def run(
             raise click.UsageError(f"--reuse {other}: expected the folder of a run, but it holds no scenario.yaml")
     scenarios = load_scenario(scenario_path(scenario), settings)
     sweep = len(scenarios) > 1
-    top = out or Path("runs") / (scenario_path(scenario).stem if sweep else scenarios[0].name)
+    top = out or Path("runs") / (f"{scenario_path(scenario).stem}-sweep" if sweep else scenarios[0].name)
+    if sweep and (top / "results.json").exists():
+        raise RunError(f"{top} holds a run, whose page a sweep's would replace: choose another --out")
     folders = [top / each.name if sweep else top for each in scenarios]
     opened: list[Backend] = []
 

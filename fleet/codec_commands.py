@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 _TIMED_IMAGES, _TIMED_CLIPS = 4, 2
 _CLIP_FRAMES = 32
+_MISSED = 0.1
+"""A rate at a codec's end that is off by as large a share is told of."""
 
 
 @click.command()
@@ -68,6 +70,13 @@ def encode(source: Path, payload: Path, codec_name: str, point: str | None, targ
     payload.write_bytes(encoded.payload)
     rate = 8 * len(encoded.payload) / math.prod(pixels.shape[:-1])
     click.echo(f"{codec.name} {encoded.point}: {len(encoded.payload)} bytes, {rate:.4f} bpp")
+    ends = (codec.fine_points[0], codec.fine_points[-1])
+    if target_bpp is not None and encoded.point in ends and abs(rate / target_bpp - 1) > _MISSED:
+        lowest_or_highest = "lowest" if encoded.point == ends[0] else "highest"
+        click.echo(
+            f"roadbits: {target_bpp:g} bpp is out of reach of {codec.name} here: this is its {lowest_or_highest} rate",
+            err=True,
+        )
 
 
 @click.command()

@@ -96,11 +96,15 @@ def export(run_folder: Path, results: Results, choice: Choice, out: Path, show: 
 def _arm(folders: StageFolders, choice: Choice) -> Arm:
     is_restored = choice.setup.training is Frames.RESTORED
     arms = folders.restored_arms() if is_restored else list(folders.plan.arms)
+    if is_restored and not arms:
+        raise ExportError(f"{choice.setup} trains on restored frames, and the run restored none")
     return _only(f"codec and point of {choice.setup}", arms, choice.arm, lambda arm: arm.key)
 
 
 def _restorer(folders: StageFolders, choice: Choice, arm: Arm | None) -> RestorerKind | None:
     if arm is None or choice.setup.training is not Frames.RESTORED:
+        if choice.restorer is not None:
+            raise ExportError(f"restorer {choice.restorer}: {choice.setup} trains on no restored frames; RO and RC do")
         return None
     return _only("restorer", folders.plan.restorers_of(arm), choice.restorer, str)  # type: ignore[arg-type]
 

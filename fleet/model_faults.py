@@ -42,7 +42,7 @@ def _fault(model: type[BaseModel], noun: str, file: YamlFile, values: Any, detai
     message = str(detail["msg"]).removeprefix("Value error, ")
     match detail["type"]:
         case "extra_forbidden":
-            message = f"is no key of a {noun}" + _did_you_mean(model, tuple(path))
+            message = f"is no key of a {noun}" + _did_you_mean(model, tuple(path), values)
         case "missing":
             path.append(detail["loc"][-1])
             message = "is missing"
@@ -67,18 +67,28 @@ def _holds(values: Any, part: str | int) -> bool:
     return isinstance(values, list) and isinstance(part, int) and part < len(values)
 
 
-def _did_you_mean(model: type[BaseModel], key: KeyPath) -> str:
-    known = {name for part in _all_parts(model) for name in part.model_fields}
+def _did_you_mean(model: type[BaseModel], key: KeyPath, values: Any) -> str:
+    """Return what might have been meant of the keys that there are at that place, or all of these."""
+    parts, at = [model], values
+    for name in key[:-1]:
+        at = at[name]
+        if isinstance(name, str):
+            fields = [part.model_fields[name] for part in parts if name in part.model_fields]
+            parts = [child for field in fields for child in models_in(field.annotation)]
+        if isinstance(at, dict):
+            parts = [part for part in parts if _is_of_kind(part, at.get("kind"))]
+    known = sorted({name for part in parts for name in part.model_fields} - {"kind"})
     close = difflib.get_close_matches(str(key[-1]), known, 1)
-    return f"; did you mean {close[0]}?" if close else ""
+    if close:
+        return f"; did you mean {close[0]}?"
+    kind = f" for kind {at['kind']}" if isinstance(at, dict) and "kind" in at else ""
+    return f"; there are {', '.join(known)}{kind}" if known else ""
 
 
-def _all_parts(part: type[BaseModel]) -> list[type[BaseModel]]:
-    found = [part]
-    for field in part.model_fields.values():
-        for child in models_in(field.annotation):
-            found += _all_parts(child)
-    return found
+def _is_of_kind(part: type[BaseModel], kind: Any) -> bool:
+    """Whether a model takes values of that kind; those without kinds take any."""
+    tag = part.model_fields.get("kind")
+    return tag is None or kind in typing.get_args(tag.annotation)
 
 
 def models_in(annotation: Any) -> list[type[BaseModel]]:

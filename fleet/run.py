@@ -29,6 +29,9 @@ if TYPE_CHECKING:
     from roadbits.fleet.fittings import Fittings
 
 
+_UPLOADS, _LOCK = "uploads.sqlite", ".lock"
+
+
 class RunError(Exception):
     """A run that cannot begin; the message says what to do."""
 
@@ -64,7 +67,8 @@ class Run:
         """Do everything that is missing, write `results.json` and return it.
 
         Raises:
-            RunError: if the folder holds a run and `resume` is not set, or another process works in it.
+            RunError: if the folder holds a run and `resume` is not set, or something else than a run, or another
+                process works in it.
             OtherCollectionError: if it holds the uploads of another scenario.
             DataError: if the data cannot be read as declared.
             DeviceError: if a device cannot run a codec.
@@ -74,16 +78,19 @@ class Run:
         check_disjoint(self._plan.scenario.cameras)
         check_devices(self._plan.scenario)
         self._refuse_finished(resume)
+        is_begun = self._folder.is_dir()
         lengths = drive_lengths(self._plan.scenario)  # names missing data before anything is written
         clip_restorer = clip_restorer_of(self._plan.scenario, self._folder)
         self._plan = Plan(self._plan.scenario, clip_restorer)
         with self._timed("start"):
             backend = self._open_backend()
-        with self._folder_of_our_own(resume), Store(self._folder / "uploads.sqlite") as store:
+        with self._folder_of_our_own(resume), Store(self._folder / _UPLOADS) as store:
             collected = is_collected(self._plan, store)
             write_whole(self._folder / "scenario.yaml", dump_scenario(self._plan.scenario).encode())
             keep_clip_restorer(clip_restorer, self._folder)
             display = Display(self._folder / "log.jsonl", self._quiet)
+            if resume and not is_begun:
+                display.say(f"there is no {self._folder} to resume: this run begins anew")
             self._tell_programs(display)
             stages = Stages(self._folder / "stages", [other / "stages" for other in self._reused])
             adaptation, fittings = self._adapt(stages, backend, display)
@@ -102,15 +109,21 @@ class Run:
         if is_new:
             sign(self._folder)
         for folder in (*([] if is_new else [self._folder]), *self._reused):
-            if is_of_another(folder):
+            if (folder / "stages").exists() and is_of_another(folder):
                 display.say(
                     f"{folder} was begun by another version of roadbits: what it holds is taken as it is, and this "
                     "version might compute something else; to be sure, begin anew"
                 )
 
     def _refuse_finished(self, resume: bool) -> None:
-        if (self._folder / "scenario.yaml").exists() and not resume:
+        is_run = (self._folder / _UPLOADS).exists()
+        if is_run and not resume:
             raise RunError(f"{self._folder} holds a run already: add --resume to continue it, or choose another --out")
+        others = [path.name for path in self._folder.iterdir()] if self._folder.is_dir() else []
+        if not is_run and set(others) - {_LOCK}:
+            raise RunError(
+                f"{self._folder} holds {min(others)} and no run: choose another --out, so that nothing there is lost"
+            )
 
     def _adapt(self, stages: Stages, backend: Backend, display: Display) -> tuple["CodecAdaptation | None", "Fittings"]:
         """Return the adaptation, and what vehicles have on board for it."""
@@ -159,7 +172,7 @@ class Run:
     def _folder_of_our_own(self, resume: bool) -> Iterator[None]:
         """Lock the run's folder."""
         self._folder.mkdir(parents=True, exist_ok=True)
-        with (self._folder / ".lock").open("w") as lock:
+        with (self._folder / _LOCK).open("w") as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError:

@@ -258,9 +258,10 @@ class Scenario(Part):
             where = f"device of fleet group {group.name!r}" if self.fleet.groups else "fleet.device"
             if missing := _missing_speeds(group.device, names):
                 raise ValueError(f"{where} lacks {missing}: how fast the vehicle encodes must be given")
-        unlabelled = isinstance(self.cameras, VideoCameras) or (
-            isinstance(self.cameras, FolderCameras)
-            and not (self.cameras.masks and self.cameras.test_images and self.cameras.test_masks)
+        if self.downstream and isinstance(self.cameras, VideoCameras):
+            raise ValueError("downstream needs labelled frames, and videos have none: leave downstream out")
+        unlabelled = isinstance(self.cameras, FolderCameras) and not (
+            self.cameras.masks and self.cameras.test_images and self.cameras.test_masks
         )
         if self.downstream and unlabelled:
             raise ValueError(

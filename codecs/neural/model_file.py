@@ -452,8 +452,21 @@ def open_tensors(path: Path) -> Iterator[tuple[str, dict[str, Tensor]]]:
         if text is None:
             raise ValueError("it is no frozen model; a training's checkpoint must be frozen first: roadbits train")
         yield text, tensors
-    except (SafetensorError, ValidationError, KeyError, TypeError, ValueError, RuntimeError, IndexError) as error:
+    except ValidationError as error:
+        raise ModelFileError(f"cannot use the weights in {path}: {_first_fault(error)}") from error
+    except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError, IndexError) as error:
         raise ModelFileError(f"cannot use the weights in {path}: {error}") from error
+
+
+def _first_fault(error: ValidationError) -> str:
+    """Return what is wrong with a description, in a line: that of its format, of several."""
+    faults = error.errors(include_url=False)
+    fault = next((each for each in faults if each["loc"] == ("format",)), faults[0])
+    named = ".".join(map(str, fault["loc"]))
+    told = str(fault["msg"])
+    got = "" if isinstance(fault["input"], dict | list) else f", got {fault['input']!r}"
+    other = ": are they of another kind of codec?" if named == "format" else ""
+    return f"{named}: {told[:1].lower()}{told[1:]}{got}{other}"
 
 
 def table_tensors(name: str, tables: SymbolTables) -> dict[str, Tensor]:

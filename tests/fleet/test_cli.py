@@ -8,7 +8,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from roadbits.codecs.bitstream import CodecId, Container, pack
-from roadbits.codecs.catalogue import LEGACY_CODECS, codec_named, still_codecs
+from roadbits.codecs.catalogue import LEGACY_CODECS, WEIGHTS, codec_named, still_codecs
 from roadbits.codecs.codec import Codec, OperatingPoint
 from roadbits.codecs.image import list_images, read_clip, read_image
 from roadbits.codecs.legacy.clips import H264
@@ -175,10 +175,10 @@ def test_testing_on_training_frames_is_refused(command: tuple[str, ...]) -> None
 def test_an_existing_run_is_not_touched_without_resume() -> None:
     path, folder = scenario(), Path("runs/mine")
     folder.mkdir(parents=True)
-    (folder / "scenario.yaml").write_text("old")
+    (folder / "uploads.sqlite").write_text("old")
     message = failed(2, "run", path, "--backend", "local")
     assert "runs/mine holds a run already: add --resume to continue it, or choose another --out" in message
-    assert [(file.name, file.read_text()) for file in folder.iterdir()] == [("scenario.yaml", "old")]
+    assert [(file.name, file.read_text()) for file in folder.iterdir()] == [("uploads.sqlite", "old")]
 
 
 @pytest.mark.usefixtures("no_run")
@@ -498,3 +498,45 @@ def test_bars_stay_off_stdout() -> None:
 )
 def test_check_refuses_a_segmenter_that_cannot_be_built(setting: str, fault: str) -> None:
     assert fault in failed(2, "check", "smoke", "--set", setting)
+
+
+@pytest.mark.parametrize("resume", [[], ["--resume"]])
+def test_a_folder_that_holds_something_else_is_left_alone(resume: list[str]) -> None:
+    """The scenario's own folder, for instance: its file would be replaced by the resolved one."""
+    path = scenario()
+    project = Path("project")
+    project.mkdir()
+    path.rename(project / "scenario.yaml")
+    before = (project / "scenario.yaml").read_text()
+    arguments = ("run", project / "scenario.yaml", "--out", project, "--backend", "local", "--quiet", *resume)
+    assert "project holds scenario.yaml and no run: choose another --out" in failed(2, *arguments)
+    assert (project / "scenario.yaml").read_text() == before
+    assert [path.name for path in project.iterdir()] == ["scenario.yaml"]
+
+
+def test_resuming_what_never_began_is_told_and_a_sweep_replaces_no_run_s_page() -> None:
+    path = scenario()
+    done("run", path, "--out", "typo", "--backend", "local", "--quiet", "--resume")
+    assert "there is no typo to resume: this run begins anew" in Path("typo/log.jsonl").read_text()
+    page = Path("typo/report.html").read_bytes()
+    sweep = ("--set", "fleet.uplink.rate_mbps=[1, 2]", "--backend", "local", "--quiet")
+    assert "typo holds a run, whose page a sweep's would replace" in failed(2, "run", path, "--out", "typo", *sweep)
+    assert Path("typo/report.html").read_bytes() == page
+    done("run", path, *sweep)
+    assert Path("runs/mine-sweep/report.html").is_file()
+
+
+def test_a_rate_out_of_reach_is_told() -> None:
+    picture("in.png")
+    for target, end in ((0.001, "lowest"), (90, "highest")):
+        result = roadbits("encode", "in.png", "p.rb", "--codec", "jpeg", "--bpp", target)
+        assert result.exit_code == 0
+        assert f"{target:g} bpp is out of reach of jpeg here: this is its {end} rate" in result.stderr
+    assert "reach" not in roadbits("encode", "in.png", "p.rb", "--codec", "jpeg", "--bpp", 2).stderr
+
+
+def test_weights_of_another_kind_of_codec_are_told_in_a_line() -> None:
+    picture("in.png")
+    message = failed(2, "encode", "in.png", "p.rb", "--codec", f"cae:{WEIGHTS / 'slimvc.safetensors'}")
+    assert "got 'roadbits-temporal-1': are they of another kind of codec?" in message
+    assert message.count("\n") == 4, "of which three are the usage"

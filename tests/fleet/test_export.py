@@ -64,8 +64,10 @@ def test_an_open_choice_names_what_there_is(results: Results, save_run: Save, tm
     for arm, got in ((None, "nothing was chosen"), (Arm("avif", "quality=5"), "got avif:quality=5")):
         with pytest.raises(ExportError, match=f"codec and point of CO: {got}, the run has {names}"):
             written(run, results, Choice(Setup.CO, arm), tmp_path / "out")
-    with pytest.raises(ExportError, match="codec and point of RO: nothing was chosen, the run has none"):
+    with pytest.raises(ExportError, match="RO trains on restored frames, and the run restored none"):
         written(run, results, Choice(Setup.RO), tmp_path / "out")
+    with pytest.raises(ExportError, match="restorer gan: OO trains on no restored frames"):
+        written(run, results, Choice(Setup.OO, restorer="gan"), tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
