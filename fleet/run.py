@@ -156,7 +156,7 @@ class Run:
             with self._timed("compare adaptations"):
                 server.measure_adaptation()
         if self._plan.scenario.downstream:
-            server.check_labels()
+            server.check_frames()
         if self._plan.scenario.restoration:
             with self._timed("restore"):
                 server.restore()

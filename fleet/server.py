@@ -86,16 +86,24 @@ class Server:
         """Return a split's originals."""
         return Archive.open(self._stages.folder(self._plan.originals_key(split)))
 
-    def check_labels(self) -> None:
+    def check_frames(self) -> None:
         """Refuse frames on which nothing can be learned or measured, before hours are spent on them.
 
         Raises:
-            DataError: if no pixel of a split has a class.
+            DataError: if no pixel of a split has a class, or a test frame is a training frame too.
         """
         num_classes = len(classes_of(self._plan.scenario.cameras))
         for split in ("train", "test"):
             if not any((label < num_classes).any() for label in self.originals(split).labels):
                 raise DataError(f"cameras: no pixel of the {split} frames has a class: are they labelled?")
+        train, test = (self.originals(split) for split in ("train", "test"))
+        known = {hash(image.tobytes()): note for image, note in zip(train.images, train.notes, strict=True)}
+        for image, note in zip(test.images, test.notes, strict=True):
+            if (twin := known.get(hash(image.tobytes()))) is not None:
+                raise DataError(
+                    f"cameras: test frame {note.camera} {note.index} is also frame {twin.index} of {twin.camera} in "
+                    "the training set: what was trained on measures nothing"
+                )
 
     def decode(self) -> None:
         """Decode what every arm delivered, and measure its distortion; the undecodable is quarantined."""
