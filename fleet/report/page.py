@@ -14,6 +14,7 @@ from importlib.metadata import version
 from pathlib import Path
 from string import Template
 
+import yaml
 from plotly.offline import get_plotlyjs
 
 from roadbits.fleet.report.adaptation import adaptation_section
@@ -30,6 +31,9 @@ from roadbits.fleet.report.segmentation import decomposition_section, miou_secti
 from roadbits.fleet.report.wording import number
 from roadbits.fleet.results import Results, read_results
 from roadbits.fleet.stages import write_whole
+
+_DATA = ("kind", "path", "images", "test", "test_images")
+"""The words of cameras that tell from where frames are."""
 
 
 def write_report(run_folders: Sequence[Path], out: Path) -> None:
@@ -88,7 +92,23 @@ def _sections(runs: Sequence[MeasuredRun]) -> list[Html]:
 
 def _header(runs: Sequence[MeasuredRun]) -> Html:
     title = element("h1", runs[0].name if len(runs) == 1 else f"{len(runs)} runs compared")
-    return join([title, *(_introduction(run, len(runs) > 1) for run in runs)])
+    return join([title, *_warning_of_unlike_data(runs), *(_introduction(run, len(runs) > 1) for run in runs)])
+
+
+def _warning_of_unlike_data(runs: Sequence[MeasuredRun]) -> list[Html]:
+    """Return a warning if runs were measured on frames of several worlds or folders."""
+    seen: dict[str, str] = {}
+    for run in runs:
+        words = run.folder / "scenario.yaml"
+        cameras = yaml.safe_load(words.read_text())["cameras"] if words.is_file() else {}
+        data = [str(cameras[name]) for name in _DATA if cameras.get(name)]
+        if data:
+            seen.setdefault(", ".join(data), run.name)
+    if len(seen) < 2:
+        return []
+    told = "; ".join(f"{name}: {data}" for data, name in seen.items())
+    text = f"These runs have other data, on which neither rates nor mIoU compare ({told})."
+    return [element("p", text, class_="warning")]
 
 
 def _introduction(run: MeasuredRun, is_named: bool) -> Html:

@@ -251,3 +251,12 @@ def test_a_folder_without_results_is_an_error(tmp_path: Path) -> None:
 def test_no_run_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="one or more"):
         write_report([], tmp_path / "report.html")
+
+
+def test_runs_on_other_data_are_warned_of(results: Results, save_run: Save) -> None:
+    """The generated world beside real frames: their numbers say nothing of each other."""
+    alike, also, other = (save_run(replace(results, scenario=name), name=name) for name in ("a", "b", "c"))
+    assert "neither rates nor mIoU compare" not in _page(alike, also)
+    text = (other / "scenario.yaml").read_text().replace("kind: street", "kind: camvid\n  path: somewhere")
+    (other / "scenario.yaml").write_text(text)
+    assert "neither rates nor mIoU compare (a: street; c: camvid, somewhere)" in _page(alike, also, other)
