@@ -140,7 +140,7 @@ def rd(
     from rich.console import Console
 
     from roadbits.codecs.catalogue import still_or_clip_codec_named
-    from roadbits.codecs.codec import is_clip_codec
+    from roadbits.codecs.codec import Clip, Image, is_clip_codec
     from roadbits.codecs.image import ImageFileError, clips_of, list_images, read_clip, read_image
     from roadbits.codecs.rate_distortion import Distance, bd_rates, measure_all
     from roadbits.fleet.progress import Display
@@ -167,8 +167,21 @@ def rd(
             raise click.UsageError(f"{option} {file}: no folder {file.parent}")
     files = list_images(folder)
     parts = clips_of(files, clip_frames or _CLIP_FRAMES) if clips else [[file] for file in files]
+    total, folders = len(parts), len({file.parent for file in files})
     if max_images and len(parts) > max_images:
         parts = [parts[k * len(parts) // max_images] for k in range(max_images)]
+    what = "clips" if clips else "images"
+    click.echo(
+        f"roadbits: measures {len(parts)} of {total} {what}" + f" in {folders} folders" * (folders > 1), err=True
+    )
+    at_hand: Path | None = None
+
+    def read_all() -> Iterator[Image | Clip]:
+        nonlocal at_hand
+        for part in parts:
+            at_hand = part[0]
+            yield read_clip(list(part)) if clips else read_image(*part)
+
     distance: Distance | None = None
     if perceptual:
         from roadbits.fleet.restoring import seen_distance
@@ -176,11 +189,10 @@ def rd(
         distance = seen_distance
     try:
         with Display().bar("measure", sum(len(codec.points) for codec in codecs)) as bar:
-            read = read_clip if clips else lambda files: read_image(*files)
-            points = measure_all(codecs, lambda: map(read, parts), lambda _: bar.advance(), distance)
+            points = measure_all(codecs, read_all, lambda _: bar.advance(), distance)
         timings = list(_timings(codecs, parts)) if timing else []
     except ValueError as error:
-        raise ImageFileError(f"{folder}: a codec cannot take one of the images: {error}") from error
+        raise ImageFileError(f"{at_hand or folder}: a codec cannot take it: {error}") from error
     rates = bd_rates(points, bpp_range)
     console = Console(width=None if sys.stdout.isatty() else 120)
     print_rd(points, rates, console, bpp_range)

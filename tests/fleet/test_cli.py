@@ -540,3 +540,15 @@ def test_weights_of_another_kind_of_codec_are_told_in_a_line() -> None:
     message = failed(2, "encode", "in.png", "p.rb", "--codec", f"cae:{WEIGHTS / 'slimvc.safetensors'}")
     assert "got 'roadbits-temporal-1': are they of another kind of codec?" in message
     assert message.count("\n") == 4, "of which three are the usage"
+
+
+def test_rd_tells_what_it_measures_and_which_image_does_not_suit_a_codec() -> None:
+    for name in ("set/a/0.png", "set/a/1.png", "set/b/2.png"):
+        picture(name)
+    result = roadbits("rd", "--images", "set", "--codec", "jpeg", "--max-images", 2)
+    assert result.exit_code == 0
+    assert "measures 2 of 3 images in 2 folders" in result.stderr
+    PIL.Image.fromarray(np.zeros((7, 3, 3), np.uint8)).save("set/b/tiny.png")
+    assert "set/b/tiny.png: a codec cannot take it: codec cae wants sides" in failed(
+        2, "rd", "--images", "set", "--codec", "cae"
+    )
