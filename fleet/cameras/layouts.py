@@ -43,7 +43,9 @@ LayoutKind = Literal["camvid", "cityscapes", "kitti", "bdd100k"]
 
 _CAMVID_DUSK_DRIVE = "0001TP"
 _KITTI_TRAIN_SHARE = (4, 5)
-_SET_PATH = "point the scenario at the data set with --set cameras.path=FOLDER"
+_SET_PATH = (
+    "point the scenario at the data set with --set cameras.path=FOLDER, or its $ROADBITS_DATA at the folder above"
+)
 
 
 def open_layout(

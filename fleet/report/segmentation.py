@@ -56,7 +56,7 @@ def decomposition_section(runs: Sequence[MeasuredRun]) -> Html:
         for arm in run.arms:
             mious = [Cell(spread(arm.miou.get(setup)), is_best=best.get(setup) is arm) for setup in setups]
             losses = [points(arm.lost_information), points(arm.covariate_shift)]
-            rows.append([*arm_cells(runs, run, arm), number(arm.upload.bpp, 3), *mious, *losses])
+            rows.append([*arm_cells(runs, run, arm), number(arm.upload.bpp or None, 3), *mious, *losses])
     note = (
         "mIoU in percent, mean ± half the range over seeds, the best of each setup in bold; differences in points. "
         "Lost information is OO − CC, covariate shift is CC − CO; what compression costs a fleet that trains on "
