@@ -308,6 +308,11 @@ class Scenario(Part):
         for group in self.fleet.everyone:
             if group.device.gmac_per_s is None and set(words.sharing) - {"central"}:
                 raise ValueError(f"fleet group {group.name!r}: its device trains adapters: give its gmac_per_s")
+            if group.device.joules_per_gmac is None:
+                raise ValueError(
+                    f"fleet group {group.name!r}: its device decodes what it watches and may train: give its "
+                    "joules_per_gmac"
+                )
 
     def _check_restoration(self) -> None:
         """Refuse restorers and arms that do not fit each other, restoration that is not measured, and the other way."""

@@ -404,3 +404,14 @@ def test_a_restorer_that_learns_from_a_segmenter_needs_one(tmp_path: Path) -> No
         "cameras.reference={frames_per_vehicle: 4}",
     )
     assert "restoration.restorers names task, which learns what a segmenter sees: give downstream" in " ".join(found)
+
+
+@pytest.mark.parametrize(("left_out", "sharing"), [("gmac_per_s", "local"), ("joules_per_gmac", "central")])
+def test_a_device_that_adapts_says_what_computing_takes(left_out: str, sharing: str, tmp_path: Path) -> None:
+    """One whose encoder has a speed of its own needs no other number to encode."""
+    numbers = {"gmac_per_s": "10", "joules_per_gmac": "0.3", "encode_mpx_per_s.cae": "5"}
+    device = [f"fleet.device.{name}={value}" for name, value in numbers.items() if name != left_out]
+    words = f"quorum: 1, server_gmac_per_s: 100, sharing: [{sharing}]"
+    adaptation = f"adaptation={{codec: cae, point: lambda=0.0067, methods: [cawf], {words}}}"
+    found = faults(tmp_path, SMALL, *device, "codecs=[{name: cae, points: [lambda=0.0067]}]", adaptation)
+    assert f"give its {left_out}" in " ".join(found)
