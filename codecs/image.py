@@ -83,7 +83,8 @@ def list_images(folder: Path) -> list[Path]:
         ImageFileError: if there is no such folder or no image in it.
     """
     if not folder.is_dir():
-        raise ImageFileError(f"{folder}: no such folder")
+        what = "is a file, expected a folder of images" if folder.exists() else "no such folder"
+        raise ImageFileError(f"{folder}: {what}")
     found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file())
     if not found:
         raise ImageFileError(f"{folder}: holds no image ({', '.join(IMAGE_SUFFIXES)})")

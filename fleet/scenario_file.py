@@ -52,6 +52,8 @@ def load_scenario(path: Path, settings: tuple[str, ...] = ()) -> list[Scenario]:
     file = read_yaml(path)
     if not isinstance(file.values, dict):
         raise YamlFileError(path, [Fault(1, (), "expected keys such as name, cameras, fleet, codecs")])
+    if "kind" in file.values and "fleet" not in file.values:
+        raise YamlFileError(path, [Fault(1, (), f"this is the recipe of a training: roadbits train {path}")])
     for setting in settings:
         override(file, setting)
     axes = _sweep_axes(Scenario, file.values, ())

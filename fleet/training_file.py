@@ -42,6 +42,8 @@ def load_training(path: Path, settings: tuple[str, ...] = ()) -> Training:
     file = read_yaml(path)
     if not isinstance(file.values, dict):
         raise YamlFileError(path, [Fault(1, (), "expected keys such as name, kind, codec, lambdas, steps, data")])
+    if "fleet" in file.values and "kind" not in file.values:
+        raise YamlFileError(path, [Fault(1, (), f"this is a scenario: roadbits run {path}")])
     for setting in settings:
         override(file, setting)
     faults, kind = list(file.faults), file.values.get("kind")

@@ -552,3 +552,14 @@ def test_rd_tells_what_it_measures_and_which_image_does_not_suit_a_codec() -> No
     assert "set/b/tiny.png: a codec cannot take it: codec cae wants sides" in failed(
         2, "rd", "--images", "set", "--codec", "cae"
     )
+
+
+def test_a_file_of_the_other_kind_is_told_by_name() -> None:
+    path = scenario()
+    recipe = Path("recipe.yaml")
+    recipe.write_text("name: mine\nkind: still-codec\ncodec: {kind: cae}\n")
+    assert "recipe.yaml:1: this is the recipe of a training: roadbits train recipe.yaml" in failed(2, "run", recipe)
+    assert f"{path}:1: this is a scenario: roadbits run {path}" in failed(2, "train", path)
+    picture("in.png")
+    message = failed(2, "encode", "in.png", "p.rb", "--codec", "h264")
+    assert "in.png: is a file, expected a folder of images" in message
