@@ -139,6 +139,8 @@ class FolderCameras(Part):
         test_masks: their masks.
         classes: label set of the masks.
         interval_s: between frames of a vehicle.
+        size: height and width to resize to; the stored size if left out.
+        max_frames: take at most that many of the fleet's and of the test frames, evenly spaced.
         domains: subfolders of these names in each folder of images; every vehicle drives through a block of each in
             turn. Left out, all frames are of one domain.
         reference: originals of the server's own.
@@ -151,6 +153,8 @@ class FolderCameras(Part):
     test_masks: FilePath | None = None
     classes: Literal["camvid11", "cityscapes19"] = "camvid11"
     interval_s: Seconds = 1.0
+    size: tuple[Side, Side] | None = Field(None, strict=False)
+    max_frames: Count | None = None
     domains: Annotated[tuple[str, ...], AfterValidator(distinct)] = Field((), strict=False)
     reference: FolderReference | None = None
 

@@ -139,6 +139,7 @@ def reference_sources(cameras: words.Cameras, seed: int) -> list[FrameSource]:
                     split="reference",
                     classes=_LABEL_SETS[cameras.classes],
                     interval_s=cameras.interval_s,
+                    size=cameras.size,
                     has_domains=bool(cameras.domains),
                 )
             ]
@@ -191,18 +192,20 @@ def _labelled(cameras: words.DataSetCameras | words.FolderCameras, split: str) -
         images, masks = (cameras.images, cameras.masks)
         if split == "test":
             images, masks = (cameras.test_images or "", cameras.test_masks)
-        return open_folder(
+        frames = open_folder(
             Path(images),
             Path(masks) if masks else None,
             split=split,
             classes=_LABEL_SETS[cameras.classes],
             interval_s=cameras.interval_s,
+            size=cameras.size,
             has_domains=bool(cameras.domains),
         )
-    stored = cameras.train if split == "train" else cameras.test
-    frames = open_layout(
-        cameras.kind, Path(cameras.path), stored, split=split, interval_s=cameras.interval_s, size=cameras.size
-    )
+    else:
+        stored = cameras.train if split == "train" else cameras.test
+        frames = open_layout(
+            cameras.kind, Path(cameras.path), stored, split=split, interval_s=cameras.interval_s, size=cameras.size
+        )
     return frames.evenly(cameras.max_frames) if cameras.max_frames else frames
 
 

@@ -79,6 +79,16 @@ def test_a_folder_is_divided_over_the_vehicles(tmp_path: Path) -> None:
     assert all(frame.label is not None for frame in blocks[0])
 
 
+def test_a_folder_s_frames_may_be_fewer_and_smaller(tmp_path: Path) -> None:
+    words = folder_cameras(tmp_path)
+    cameras = words.model_copy(update={"size": (24, 32), "max_frames": 3})
+    (source,) = sources.test_sources(cameras, 0)
+    frames = [*sources.train_source(cameras, 0, 0, 1), *source]
+    assert {frame.image.shape for frame in frames} == {(24, 32, 3)}
+    assert {frame.label.shape for frame in frames if frame.label is not None} <= {(24, 32)}
+    assert len(list(sources.train_source(cameras, 0, 0, 1))) == 3 < len(list(sources.train_source(words, 0, 0, 1)))
+
+
 def test_the_test_frames_of_a_folder_are_whole_and_its_own(tmp_path: Path) -> None:
     cameras = folder_cameras(tmp_path)
     (tests,) = sources.test_sources(cameras, 0)
