@@ -14,7 +14,6 @@ from importlib.metadata import version
 from pathlib import Path
 from string import Template
 
-import yaml
 from plotly.offline import get_plotlyjs
 
 from roadbits.fleet.report.adaptation import adaptation_section
@@ -31,6 +30,7 @@ from roadbits.fleet.report.segmentation import decomposition_section, miou_secti
 from roadbits.fleet.report.wording import number
 from roadbits.fleet.results import Results, read_results
 from roadbits.fleet.stages import write_whole
+from roadbits.fleet.yaml_file import read_yaml
 
 _DATA = ("kind", "path", "images", "test", "test_images")
 """The words of cameras that tell from where frames are."""
@@ -100,7 +100,7 @@ def _warning_of_unlike_data(runs: Sequence[MeasuredRun]) -> list[Html]:
     seen: dict[str, str] = {}
     for run in runs:
         words = run.folder / "scenario.yaml"
-        cameras = yaml.safe_load(words.read_text())["cameras"] if words.is_file() else {}
+        cameras = read_yaml(words).values["cameras"] if words.is_file() else {}
         data = [str(cameras[name]) for name in _DATA if cameras.get(name)]
         if data:
             seen.setdefault(", ".join(data), run.name)
