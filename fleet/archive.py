@@ -105,6 +105,18 @@ class Archive:
         return len(self.notes)
 
 
+def common_frame(one: Archive, other: Archive) -> tuple[FrameNote, FrameNote] | None:
+    """Return where the first frame of one archive that the other holds too comes from, in both; None if there is none.
+
+    By their pixels: a copy under another name is the same frame.
+    """
+    known = {hash(image.tobytes()): note for image, note in zip(other.images, other.notes, strict=True)}
+    for image, note in zip(one.images, one.notes, strict=True):
+        if (twin := known.get(hash(image.tobytes()))) is not None:
+            return note, twin
+    return None
+
+
 def write_notes(folder: Path, notes: Sequence[FrameNote]) -> None:
     """Write the notes that `Archive.open` reads."""
     (folder / "notes.json").write_text(json.dumps([asdict(note) for note in notes]))

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from roadbits.codecs.codec import Image, OperatingPoint
-from roadbits.fleet.archive import Archive, Arrays, ArraysWriter
+from roadbits.fleet.archive import Archive, Arrays, ArraysWriter, common_frame
 from roadbits.fleet.backend import Backend, Shared
 from roadbits.fleet.cameras.frame import DataError
 from roadbits.fleet.conditions import condition_of
@@ -113,17 +113,12 @@ class DatasetRestoration:
         return sorted({arm.source for arm in self._plan.arms if self._plan.restorers_of(arm)} - known)
 
     def _check_apart(self, others: Sequence[tuple[str, Archive]]) -> None:
-        known = {
-            hash(image.tobytes()): f"{archive.notes[k].camera} {archive.notes[k].index} of the {name} frames"
-            for name, archive in others
-            for k, image in enumerate(archive.images)
-        }
-        references = self._references()
-        for image, note in zip(references.images, references.notes, strict=True):
-            if twin := known.get(hash(image.tobytes())):
+        for name, archive in others:
+            if found := common_frame(self._references(), archive):
+                note, twin = found
                 raise DataError(
-                    f"cameras.reference: frame {note.camera} {note.index} is also {twin}: a restorer may learn from "
-                    "no frame that is uploaded or tested on"
+                    f"cameras.reference: frame {note.camera} {note.index} is also {twin.camera} {twin.index} of the "
+                    f"{name} frames: a restorer may learn from no frame that is uploaded or tested on"
                 )
 
     def _references(self) -> Archive:

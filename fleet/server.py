@@ -20,7 +20,7 @@ from roadbits.codecs.bitstream import unpack
 from roadbits.codecs.catalogue import still_or_clip_codec_named
 from roadbits.codecs.codec import Image, OperatingPoint
 from roadbits.downstream.confusion import Confusion
-from roadbits.fleet.archive import Archive, Arrays, ArraysWriter
+from roadbits.fleet.archive import Archive, Arrays, ArraysWriter, common_frame
 from roadbits.fleet.backend import Backend, Shared
 from roadbits.fleet.cameras.frame import DataError
 from roadbits.fleet.dataset_restoration import DatasetRestoration
@@ -96,14 +96,12 @@ class Server:
         for split in ("train", "test"):
             if not any((label < num_classes).any() for label in self.originals(split).labels):
                 raise DataError(f"cameras: no pixel of the {split} frames has a class: are they labelled?")
-        train, test = (self.originals(split) for split in ("train", "test"))
-        known = {hash(image.tobytes()): note for image, note in zip(train.images, train.notes, strict=True)}
-        for image, note in zip(test.images, test.notes, strict=True):
-            if (twin := known.get(hash(image.tobytes()))) is not None:
-                raise DataError(
-                    f"cameras: test frame {note.camera} {note.index} is also frame {twin.index} of {twin.camera} in "
-                    "the training set: what was trained on measures nothing"
-                )
+        if found := common_frame(self.originals("test"), self.originals("train")):
+            note, twin = found
+            raise DataError(
+                f"cameras: test frame {note.camera} {note.index} is also frame {twin.index} of {twin.camera} in the "
+                "training set: what was trained on measures nothing"
+            )
 
     def decode(self) -> None:
         """Decode what every arm delivered, and measure its distortion; the undecodable is quarantined."""
