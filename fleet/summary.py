@@ -49,8 +49,7 @@ def summarise(
     fates = Counter(row.verdict for row in rows)
     reasons = Counter(row.reason for row in rows if row.verdict == "dropped")
     travelled = [row for row in rows if row.verdict not in ("dropped", "backlog")]
-    # Of a clip one frame bears the time of all.
-    encode_s, encoded = sum(row.encode_s or 0.0 for row in rows), sum(1 for row in rows if row.used_point)
+    points_used = _points_used(arm, rows)
     latency = _latencies(rows) or [0.0]
     groups = [
         _group_row(arm, group, [row for row in rows if row.vehicle in numbers]) for group, numbers in _members(fleet)
@@ -73,7 +72,8 @@ def summarise(
         duplicates=sum(row.copies > 1 for row in travelled if row.verdict != "lost"),
         vehicle_hours=vehicle_hours,
         encode_gmac=encode_gmac,
-        encode_s=encode_s / max(1, encoded),
+        # Of a clip one frame bears the time of all.
+        encode_s=sum(row.encode_s for row in rows) / max(1, sum(points_used.values())),
         latency_p50_s=float(np.percentile(latency, 50)),
         latency_p95_s=float(np.percentile(latency, 95)),
         energy_j=energy_j,
@@ -86,7 +86,7 @@ def summarise(
         joules_per_delivered_frame=energy_j / max(1, fates["delivered"]),
         latency_mean_s=float(np.mean(latency)),
         encode_memory_bytes=_memory_bytes(arm, rows),
-        points_used=_points_used(arm, rows),
+        points_used=points_used,
         groups=groups if fleet.groups else [],
         every=way.every,
         clip_frames=way.clip_frames,

@@ -13,10 +13,10 @@ import re
 import struct
 from collections.abc import Iterator
 
-_JPEG_BASELINE, _JPEG_SCAN, _JPEG_END = 0xC0, 0xDA, b"\xff\xd9"
+_JPEG_BASELINE, _JPEG_SCAN, _JPEG_END = 0xFFC0, 0xFFDA, b"\xff\xd9"
 _MARKER_IN_SCAN = re.compile(rb"\xff[^\x00\xd0-\xd7]", re.DOTALL)
 """Anything but a stuffed byte and a restart."""
-_FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
+_JPEG_FRAMES = {*range(0xFFC0, 0xFFD0)} - {0xFFC4, 0xFFC8, 0xFFCC}
 
 _J2K_SIZE, _J2K_STYLE, _J2K_STEPS, _J2K_COMMENT, _J2K_TILE = 0xFF51, 0xFF52, 0xFF5C, 0xFF64, 0xFF90
 _J2K_MOST_LEVELS = 5
@@ -29,11 +29,11 @@ def check_jpeg(body: bytes) -> None:
         ValueError: if it is not.
     """
     at = 2
-    for marker, segment, end in _segments(body, at, 0xFFDA):
-        if (kind := marker & 0xFF) in _FRAMES and kind != _JPEG_BASELINE:
-            raise ValueError(f"a frame of kind {kind:#x}, expected baseline: another encoder's?")
+    for marker, segment, end in _segments(body, at, _JPEG_SCAN):
+        if marker in _JPEG_FRAMES and marker != _JPEG_BASELINE:
+            raise ValueError(f"a frame of kind {marker:#x}, expected baseline: another encoder's?")
         at = end
-        if kind == _JPEG_SCAN and len(segment) < 6:
+        if marker == _JPEG_SCAN and len(segment) < 6:
             raise ValueError("a broken scan header: damaged payload?")
     found = _MARKER_IN_SCAN.search(body, at)
     if found is None or found.group() != _JPEG_END:

@@ -70,8 +70,9 @@ def passed_through(path: Path) -> bytes:
     if not frames:
         raise VideoFileError(f"{path}: holds no key frame, expected one or more")
     # Frames that lean on what lies before the first key frame are in the file and decode nowhere.
-    frames = _decodable(path, kind, height, width, bytes(body))
-    return pack(Container(CodecId.PASSTHROUGH, height, width, (frames, _STREAMS.index(kind)), bytes(body)))
+    passed = bytes(body)
+    frames = _decodable(path, kind, height, width, passed)
+    return pack(Container(CodecId.PASSTHROUGH, height, width, (frames, _STREAMS.index(kind)), passed))
 
 
 def _decodable(path: Path, kind: str, height: int, width: int, body: bytes) -> int:
