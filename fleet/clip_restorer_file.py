@@ -1,6 +1,6 @@
 """The restorer of clips that a scenario names: a file of somebody's training, which a run keeps a copy of.
 
-Not here: making such a file (`clip_restorer_run`), restoring with it (`dataset_restoration`).
+Not here: making such a file (`training.clip_restorer`), restoring with it (`dataset_restoration`).
 """
 
 from pathlib import Path

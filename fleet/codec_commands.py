@@ -248,11 +248,11 @@ def train(
     from roadbits.codecs.training.crops import TrainingDataError
     from roadbits.codecs.training.rate_distortion import CheckpointError, TrainingError
     from roadbits.downstream.pretrained import PretrainedWeightsError
-    from roadbits.fleet.clip_restorer_config import ClipRestorerTrainingWords
-    from roadbits.fleet.clip_restorer_run import ClipRestorerRun
-    from roadbits.fleet.training_file import load_training
-    from roadbits.fleet.training_folder import TrainingFolderError
-    from roadbits.fleet.training_run import TrainingRun
+    from roadbits.fleet.training.clip_restorer import ClipRestorerRun
+    from roadbits.fleet.training.clip_restorer_config import ClipRestorerTrainingWords
+    from roadbits.fleet.training.file import load_training
+    from roadbits.fleet.training.folder import TrainingFolderError
+    from roadbits.fleet.training.run import TrainingRun
     from roadbits.restoration.training import RestorerTrainingError
 
     words = load_training(config, settings)

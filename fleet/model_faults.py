@@ -1,6 +1,6 @@
 """What pydantic finds wrong with a YAML file's values, as faults with their lines and dotted paths.
 
-Not here: reading YAML (`yaml_file`), the models themselves (`scenario`, `training_config`).
+Not here: reading YAML (`yaml_file`), the models themselves (`scenario`, `training`).
 """
 
 import difflib

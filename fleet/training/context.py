@@ -1,6 +1,6 @@
 """A context's training from its words: the loop over crops, and what it is validated on.
 
-Not here: the folder it works in (`training_run`), codecs whose transforms are trained (`still_training`).
+Not here: the folder it works in (`run`), codecs whose transforms are trained (`still`).
 """
 
 from collections.abc import Callable, Sequence
@@ -19,8 +19,8 @@ from roadbits.codecs.rate_distortion import RdPoint
 from roadbits.codecs.training.context_freezing import contexts_for, freeze_contexts
 from roadbits.codecs.training.crops import CropSampler, ImageCache
 from roadbits.codecs.training.rate_distortion import RateDistortionTraining
-from roadbits.fleet.context_config import ContextTraining
-from roadbits.fleet.training_validation import Validation, measure_still, middles
+from roadbits.fleet.training.context_config import ContextTraining
+from roadbits.fleet.training.validation import Validation, measure_still, middles
 
 _NUM_CALIBRATION_IMAGES = 48
 

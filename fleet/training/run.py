@@ -4,8 +4,8 @@ The folder holds `config.yaml` (resolved), `cache/`, `checkpoint.safetensors`, `
 validation), `log.jsonl` and `curves.html`. A training that was stopped and resumed ends with the same bits as one that
 was not, on the same machine with the same number of threads.
 
-Not here: the loop (`codecs.training.rate_distortion`), the measuring (`training_validation`), the words
-(`training_config`).
+Not here: the loop (`codecs.training.rate_distortion`), the measuring (`validation`), the words
+(`still_config`).
 """
 
 from collections.abc import Callable
@@ -17,20 +17,20 @@ from roadbits.codecs.training.joint_widths import JointWidthsTraining
 from roadbits.codecs.training.lambda_schedule import Measured
 from roadbits.codecs.training.lambda_schedule_run import run_lambda_schedule
 from roadbits.codecs.training.rate_distortion import CheckpointError, Progress, RateDistortionTraining
-from roadbits.fleet.clip_training import clip_training
-from roadbits.fleet.clip_training_config import ClipCodecTraining
-from roadbits.fleet.context_config import ContextTraining
-from roadbits.fleet.context_training import context_training
 from roadbits.fleet.interrupts import Interrupts, postponed_interrupts
 from roadbits.fleet.progress import Bar, Display
 from roadbits.fleet.report.training_curves import write_training_curves
 from roadbits.fleet.stages import write_whole
-from roadbits.fleet.still_training import still_training
-from roadbits.fleet.training_config import LambdaScheduleWords, StillCodecTraining
-from roadbits.fleet.training_file import CodecTraining, dump_training
-from roadbits.fleet.training_folder import own_folder, refuse_started
-from roadbits.fleet.training_images import cache_name, open_cache, remove_other_caches
-from roadbits.fleet.training_validation import Validation
+from roadbits.fleet.training.clip import clip_training
+from roadbits.fleet.training.clip_config import ClipCodecTraining
+from roadbits.fleet.training.context import context_training
+from roadbits.fleet.training.context_config import ContextTraining
+from roadbits.fleet.training.file import CodecTraining, dump_training
+from roadbits.fleet.training.folder import own_folder, refuse_started
+from roadbits.fleet.training.images import cache_name, open_cache, remove_other_caches
+from roadbits.fleet.training.still import still_training
+from roadbits.fleet.training.still_config import LambdaScheduleWords, StillCodecTraining
+from roadbits.fleet.training.validation import Validation
 
 _NOTE_WIDTH = 56
 

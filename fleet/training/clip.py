@@ -1,6 +1,6 @@
 """A clip codec's training from its words: the loop over parts of clips, and what it is validated on.
 
-Not here: the folder it works in (`training_run`), still codecs (`still_training`).
+Not here: the folder it works in (`run`), still codecs (`still`).
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -22,10 +22,10 @@ from roadbits.codecs.training.crops import ImageCache
 from roadbits.codecs.training.joint_widths import JointWidths, TemporalTraining
 from roadbits.codecs.training.rate_distortion import RateDistortionTraining
 from roadbits.codecs.training.temporal_freezing import freeze_prior
-from roadbits.fleet.clip_training_config import ClipCodecTraining
 from roadbits.fleet.progress import Display
-from roadbits.fleet.training_images import cache_name
-from roadbits.fleet.training_validation import Validation, middle
+from roadbits.fleet.training.clip_config import ClipCodecTraining
+from roadbits.fleet.training.images import cache_name
+from roadbits.fleet.training.validation import Validation, middle
 
 _NUM_CALIBRATION_CLIPS = 24
 

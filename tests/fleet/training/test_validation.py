@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from roadbits.fleet.training_validation import middle
+from roadbits.fleet.training.validation import middle
 
 
 @pytest.mark.parametrize(

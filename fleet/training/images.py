@@ -3,7 +3,7 @@
 A cache's name is the hash of exactly what it depends on: the source's words and its files, or this program's version
 for the generated street.
 
-Not here: crops (`codecs.training.crops`), the training (`training_run`).
+Not here: crops (`codecs.training.crops`), the training (`run`).
 """
 
 from collections.abc import Iterator, Sequence
@@ -18,10 +18,10 @@ from roadbits.codecs.image import list_images, read_image
 from roadbits.codecs.training.clips import moving_clip
 from roadbits.codecs.training.crops import ImageCache, TrainingDataError, reduced
 from roadbits.fleet.cameras.street import DOMAINS, StreetSource
-from roadbits.fleet.clip_training_config import MovingPhotographs, StreetClips
 from roadbits.fleet.progress import Bar, Display
 from roadbits.fleet.stages import stage_key
-from roadbits.fleet.training_config import FolderImages, StreetImages
+from roadbits.fleet.training.clip_config import MovingPhotographs, StreetClips
+from roadbits.fleet.training.still_config import FolderImages, StreetImages
 
 _SUFFIX = ".bin"
 

@@ -1,15 +1,15 @@
 """A still codec's training from its words: the loop over crops, and what it is validated on.
 
-Not here: the folder it works in (`training_run`), clip codecs (`clip_training`).
+Not here: the folder it works in (`run`), clip codecs (`clip`).
 """
 
 from collections.abc import Sequence
 
 from roadbits.codecs.training.crops import CropSampler, ImageCache
 from roadbits.codecs.training.rate_distortion import RateDistortionTraining
-from roadbits.fleet.training_config import StillCodecTraining
-from roadbits.fleet.training_network import build_network, training_of
-from roadbits.fleet.training_validation import StillValidation, Validation
+from roadbits.fleet.training.network import build_network, training_of
+from roadbits.fleet.training.still_config import StillCodecTraining
+from roadbits.fleet.training.validation import StillValidation, Validation
 
 _NUM_CALIBRATION_IMAGES = 160
 """What these do not reach is cut off in others: with 24, freezing a MAE or cAE cost more than twice as much."""

@@ -1,6 +1,6 @@
 """The words of a context's training: for a still codec that is there already.
 
-Not here: those of still codecs (`training_config`), reading files (`training_file`).
+Not here: those of still codecs (`still_config`), reading files (`file`).
 """
 
 from typing import Annotated, Literal, Self
@@ -14,7 +14,7 @@ from roadbits.codecs.neural.still import NeuralStill
 from roadbits.codecs.training.context_freezing import groups_of
 from roadbits.codecs.training.rate_distortion import Schedule
 from roadbits.fleet.parts import Count, Positive, Seed, Share
-from roadbits.fleet.training_config import (
+from roadbits.fleet.training.still_config import (
     Channels,
     FolderPath,
     Images,

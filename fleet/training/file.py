@@ -2,18 +2,18 @@
 
 `kind` says what is trained, so that each kind has words of its own.
 
-Not here: the words of each kind (`training_config` and the others), reading YAML itself (`yaml_file`).
+Not here: the words of each kind (`still_config` and the others), reading YAML itself (`yaml_file`).
 """
 
 from pathlib import Path
 
 import pydantic
 
-from roadbits.fleet.clip_restorer_config import ClipRestorerTrainingWords
-from roadbits.fleet.clip_training_config import ClipCodecTraining
-from roadbits.fleet.context_config import ContextTraining
 from roadbits.fleet.model_faults import model_faults
-from roadbits.fleet.training_config import StillCodecTraining
+from roadbits.fleet.training.clip_config import ClipCodecTraining
+from roadbits.fleet.training.clip_restorer_config import ClipRestorerTrainingWords
+from roadbits.fleet.training.context_config import ContextTraining
+from roadbits.fleet.training.still_config import StillCodecTraining
 from roadbits.fleet.yaml_file import Fault, YamlFileError, dump_yaml, override, read_yaml
 
 CodecTraining = StillCodecTraining | ContextTraining | ClipCodecTraining

@@ -1,6 +1,6 @@
 """Validation of a codec in training: the network is frozen, and real payloads of what is held out are measured.
 
-Not here: freezing (`codecs.training.freezing`), when it is done (`training_run`), clips (`clip_training`).
+Not here: freezing (`codecs.training.freezing`), when it is done (`run`), clips (`clip`).
 """
 
 from abc import ABC, abstractmethod
@@ -19,7 +19,7 @@ from roadbits.codecs.training.crops import ImageCache
 from roadbits.codecs.training.exactness import cost_of_exactness
 from roadbits.codecs.training.freezing import freeze, freeze_widths
 from roadbits.codecs.training.mask_decay import with_cut_encoder
-from roadbits.fleet.training_network import PlainNetwork, SlimNetwork
+from roadbits.fleet.training.network import PlainNetwork, SlimNetwork
 
 
 def middle(image: Image, side: int) -> Image:

@@ -7,16 +7,16 @@ from roadbits.codecs.neural.slim_clip import SlimClip
 from roadbits.codecs.neural.slim_model import SlimModel, load_model
 from roadbits.codecs.training.context_freezing import groups_of
 from roadbits.codecs.training.rate_distortion import Schedule
-from roadbits.fleet.clip_training_config import ClipCodecTraining, MovingPhotographs, StreetClips
-from roadbits.fleet.context_config import ContextTraining
-from roadbits.fleet.training_config import FolderImages, StillCodecTraining, StreetImages
-from roadbits.fleet.training_file import dump_training, load_training
+from roadbits.fleet.training.clip_config import ClipCodecTraining, MovingPhotographs, StreetClips
+from roadbits.fleet.training.context_config import ContextTraining
+from roadbits.fleet.training.file import dump_training, load_training
+from roadbits.fleet.training.still_config import FolderImages, StillCodecTraining, StreetImages
 from roadbits.fleet.yaml_file import YamlFileError
 
-SHIPPED = sorted((Path(__file__).parents[2] / "codecs" / "weights").glob("*.yaml"))
+SHIPPED = sorted((Path(__file__).parents[3] / "codecs" / "weights").glob("*.yaml"))
 CONTEXTS = [path for path in SHIPPED if path.stem.endswith("-context")]
 SHIPPED_STILLS = [path for path in SHIPPED if path.stem != "slimvc" and path.with_suffix(".safetensors").exists()]
-COMPARED = sorted((Path(__file__).parents[2] / "scenarios" / "trainings").glob("*.yaml"))
+COMPARED = sorted((Path(__file__).parents[3] / "scenarios" / "trainings").glob("*.yaml"))
 SMALL = """\
 name: small
 kind: still-codec

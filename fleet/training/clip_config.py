@@ -1,6 +1,6 @@
 """The words of a clip codec's training: the temporal entropy model of a slimmable still codec that is there already.
 
-Not here: those of still codecs (`training_config`), reading files (`training_file`).
+Not here: those of still codecs (`still_config`), reading files (`file`).
 """
 
 from itertools import chain
@@ -14,7 +14,7 @@ from roadbits.codecs.neural.slim_model import SlimModel
 from roadbits.codecs.neural.slim_still import SlimStill
 from roadbits.codecs.training.rate_distortion import Schedule
 from roadbits.fleet.parts import Count, Positive, Seconds, Seed, Share
-from roadbits.fleet.training_config import (
+from roadbits.fleet.training.still_config import (
     Channels,
     Factor,
     FolderPath,

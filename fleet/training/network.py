@@ -1,6 +1,6 @@
 """From a training's words to what is trained: the network, and the loop that moves it.
 
-Not here: the words (`training_config`), the folder a training works in (`training_run`).
+Not here: the words (`still_config`), the folder a training works in (`run`).
 """
 
 from collections.abc import Callable, Sequence
@@ -24,7 +24,7 @@ from roadbits.codecs.training.joint_widths import JointWidths, JointWidthsTraini
 from roadbits.codecs.training.mask_decay import shrink_encoder
 from roadbits.codecs.training.rate_distortion import RateDistortionTraining
 from roadbits.codecs.training.thawing import thaw, thaw_widths
-from roadbits.fleet.training_config import (
+from roadbits.fleet.training.still_config import (
     CaeCodec,
     HyperpriorCodec,
     SlimCaeCodec,

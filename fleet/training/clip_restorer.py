@@ -18,16 +18,16 @@ from roadbits.codecs.codec import Clip, ClipCodec, OperatingPoint
 from roadbits.codecs.metrics import bpp, psnr
 from roadbits.codecs.training.clips import clips_of
 from roadbits.downstream.sight import imagenet_sight
-from roadbits.fleet.clip_restorer_config import ClipRestorerTrainingWords
-from roadbits.fleet.clip_training_config import Clips
 from roadbits.fleet.conditions import condition_of, position_of
 from roadbits.fleet.interrupts import Interrupts, postponed_interrupts
 from roadbits.fleet.progress import Display
 from roadbits.fleet.restoring import seen_distance
 from roadbits.fleet.stages import write_whole
-from roadbits.fleet.training_file import dump_training
-from roadbits.fleet.training_folder import own_folder, refuse_started
-from roadbits.fleet.training_images import cache_name, open_cache, remove_other_caches
+from roadbits.fleet.training.clip_config import Clips
+from roadbits.fleet.training.clip_restorer_config import ClipRestorerTrainingWords
+from roadbits.fleet.training.file import dump_training
+from roadbits.fleet.training.folder import own_folder, refuse_started
+from roadbits.fleet.training.images import cache_name, open_cache, remove_other_caches
 from roadbits.restoration.clip_training import ClipRestorerTraining, TripletCrops
 from roadbits.restoration.condition import Condition
 from roadbits.restoration.dcngan import restore_clip

@@ -14,9 +14,9 @@ from safetensors.torch import load_file
 from roadbits.codecs.codec import OperatingPoint
 from roadbits.codecs.legacy.clips import H264
 from roadbits.fleet.cli import cli
-from roadbits.fleet.clip_restorer_run import Coded, degraded
 from roadbits.fleet.conditions import condition_of
-from roadbits.fleet.training_file import load_training
+from roadbits.fleet.training.clip_restorer import Coded, degraded
+from roadbits.fleet.training.file import load_training
 from roadbits.restoration.dcngan_file import open_clip_restorer
 from roadbits.restoration.training import RestorerTraining
 
@@ -25,18 +25,13 @@ HELD_OUT = "{kind: moving-photographs, path: pictures, clips: 2, frames: 3, side
 
 
 @pytest.fixture(autouse=True)
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """Work in an empty folder with a few pictures."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    monkeypatch.chdir(tmp_path)
+def files(here: Path) -> None:
+    """Lay out a few pictures."""
     rng = np.random.default_rng(0)
     Path("pictures").mkdir()
     for number in range(2):
         picture = np.kron(rng.integers(0, 256, (20, 24, 3)), np.ones((6, 6, 1))).astype(np.uint8)
         PIL.Image.fromarray(picture).save(f"pictures/{number}.png")
-    yield tmp_path
-    torch.set_num_threads(threads)
 
 
 def config(name: str = "tiny", **changes: str) -> str:
@@ -97,10 +92,10 @@ def test_a_training_ends_with_a_restorer_and_how_good_it_is() -> None:
 def test_a_resumed_training_ends_with_the_same_bits(stopped_after: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Stopped in either phase, between two checkpoints."""
     done(config(), "--out", "straight")
-    from roadbits.fleet import clip_restorer_run
+    from roadbits.fleet.training import clip_restorer
 
     phase, steps_taken = (0 if stopped_after == "first_steps" else 1), []
-    whole = clip_restorer_run.write_whole
+    whole = clip_restorer.write_whole
 
     def write_and_stop(path: Path, data: bytes) -> None:
         whole(path, data)
@@ -108,7 +103,7 @@ def test_a_resumed_training_ends_with_the_same_bits(stopped_after: str, monkeypa
             steps_taken.append(1)
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(clip_restorer_run, "write_whole", write_and_stop)
+    monkeypatch.setattr(clip_restorer, "write_whole", write_and_stop)
     assert train(config(), "--out", "stopped").exit_code == 130
     assert "add --resume" in failed(config(), "--out", "stopped")
     done(config(), "--out", "stopped", "--resume")
@@ -125,10 +120,10 @@ def test_other_data_is_not_gone_on_with() -> None:
 
 
 def test_an_interrupted_training_keeps_its_last_step(monkeypatch: pytest.MonkeyPatch) -> None:
-    from roadbits.fleet import clip_restorer_run
+    from roadbits.fleet.training import clip_restorer
 
     steps: list[int] = []
-    run = clip_restorer_run.ClipRestorerTraining.run
+    run = clip_restorer.ClipRestorerTraining.run
 
     def interrupted(training: RestorerTraining, until: int) -> Iterator[float]:
         for loss in run(training, until):
@@ -137,7 +132,7 @@ def test_an_interrupted_training_keeps_its_last_step(monkeypatch: pytest.MonkeyP
                 os.kill(os.getpid(), signal.SIGINT)
             yield loss
 
-    monkeypatch.setattr(clip_restorer_run.ClipRestorerTraining, "run", interrupted)
+    monkeypatch.setattr(clip_restorer.ClipRestorerTraining, "run", interrupted)
     assert train(config(checkpoint_every="100"), "--out", "interrupted").exit_code == 130
     done(config(checkpoint_every="100"), "--out", "interrupted", "--resume")
     assert steps == [1, 2, 3, 4, 1, 2, 3, 4]

@@ -1,6 +1,6 @@
 """The folder of a training: one process at a time, nothing overwritten by mistake, nothing half written left behind.
 
-Not here: what a training keeps in it (`training_run`, `clip_restorer_run`).
+Not here: what a training keeps in it (`run`, `clip_restorer`).
 """
 
 import fcntl

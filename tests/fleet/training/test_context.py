@@ -1,5 +1,4 @@
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -14,20 +13,15 @@ from roadbits.codecs.image import read_image
 from roadbits.codecs.neural.hyperprior import Hyperprior
 from roadbits.codecs.neural.still import NeuralStill
 from roadbits.codecs.training.freezing import freeze
-from roadbits.fleet import context_training
 from roadbits.fleet.cli import cli
-from roadbits.fleet.training_file import load_training
+from roadbits.fleet.training.file import load_training
 
 STILL = "hyperprior:still.safetensors"
 
 
 @pytest.fixture(autouse=True)
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """Work in an empty folder with a few pictures and a small hyperprior."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(context_training, "_NUM_CALIBRATION_IMAGES", 3)
+def files(here: Path) -> None:
+    """Lay out a few pictures and a small hyperprior."""
     rng = np.random.default_rng(0)
     pictures = [np.kron(rng.integers(0, 256, (12, 16, 3)), np.ones((8, 8, 1))).astype(np.uint8) for _ in range(3)]
     for number, picture in enumerate(pictures):
@@ -36,8 +30,6 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         PIL.Image.fromarray(picture).save(folder / f"{number}.png")
     torch.manual_seed(3)
     freeze(Hyperprior(8, 12, (0.002, 0.02)), pictures, 1).save(Path("still.safetensors"))
-    yield tmp_path
-    torch.set_num_threads(threads)
 
 
 def config(name: str = "tiny", **changes: str) -> str:

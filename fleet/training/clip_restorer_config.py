@@ -1,6 +1,6 @@
 """The words of DCNGAN's training on clips that codecs of clips degraded.
 
-Not here: those of codecs (`training_config`, `clip_training_config`), reading files (`training_file`).
+Not here: those of codecs (`still_config`, `clip_config`), reading files (`file`).
 """
 
 from dataclasses import replace
@@ -10,9 +10,9 @@ from pydantic import AfterValidator, Field, model_validator
 
 from roadbits.codecs.catalogue import still_or_clip_codec_named
 from roadbits.codecs.codec import ClipCodec, OperatingPoint, is_clip_codec
-from roadbits.fleet.clip_training_config import Clips
 from roadbits.fleet.parts import Count, Positive, Seed, distinct
-from roadbits.fleet.training_config import Side, TrainingName, TrainingPart
+from roadbits.fleet.training.clip_config import Clips
+from roadbits.fleet.training.still_config import Side, TrainingName, TrainingPart
 from roadbits.restoration.dcngan import MOST_BLOCKS, MOST_CHANNELS, STRIDE, ClipRestorerSpec
 from roadbits.restoration.training import Recipe
 

@@ -1,5 +1,4 @@
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -14,21 +13,16 @@ from roadbits.codecs.image import list_images, read_clip, read_image
 from roadbits.codecs.neural.slim_clip import SlimClip
 from roadbits.codecs.neural.slimcae import SlimCAE
 from roadbits.codecs.training.freezing import freeze_widths
-from roadbits.fleet import clip_training
 from roadbits.fleet.cli import cli
-from roadbits.fleet.training_file import load_training
+from roadbits.fleet.training.file import load_training
 
 PHOTOGRAPHS = "{kind: moving-photographs, path: pictures, clips: 4, frames: 4, side: 64}"
 HELD_OUT = "{kind: moving-photographs, path: pictures, clips: 1, frames: 3, side: 64, seed: 9}"
 
 
 @pytest.fixture(autouse=True)
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """Work in an empty folder with a few pictures and a small still codec."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(clip_training, "_NUM_CALIBRATION_CLIPS", 2)
+def files(here: Path) -> None:
+    """Lay out a few pictures and a small still codec."""
     rng = np.random.default_rng(0)
     Path("pictures").mkdir()
     pictures = [np.kron(rng.integers(0, 256, (12, 16, 3)), np.ones((8, 8, 1))).astype(np.uint8) for _ in range(2)]
@@ -41,8 +35,6 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
             if "log_" in name:
                 parameter.add_(4.0 if "gain" in name else -4.0)
     freeze_widths(network, [picture[:64, :64] for picture in pictures], steps=1).save(Path("still.safetensors"))
-    yield tmp_path
-    torch.set_num_threads(threads)
 
 
 def config(name: str = "tiny", **changes: str) -> str:
