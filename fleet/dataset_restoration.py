@@ -10,7 +10,6 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 
 import numpy as np
 
@@ -20,8 +19,8 @@ from roadbits.fleet.backend import Backend, Shared
 from roadbits.fleet.cameras.frame import DataError
 from roadbits.fleet.conditions import condition_of
 from roadbits.fleet.decoding import BATCH_FRAMES, OnBoard, compress_on_board
+from roadbits.fleet.frame_sets import FrameSets
 from roadbits.fleet.learning import LabelledSet, network_of
-from roadbits.fleet.originals import batches, write_originals
 from roadbits.fleet.plan import Plan
 from roadbits.fleet.progress import Display
 from roadbits.fleet.restoration_words import LearnedKind, Restoration, RestorerKind
@@ -61,10 +60,11 @@ class Quality:
 class DatasetRestoration:
     """The restoration of one run."""
 
-    def __init__(self, plan: Plan, stages: Stages, backend: Backend, display: Display) -> None:
-        """Take what to do, where its output goes, and who computes it."""
+    def __init__(self, plan: Plan, stages: Stages, frames: FrameSets, backend: Backend, display: Display) -> None:
+        """Take what to do, where its output goes, which frames there are, and who computes it."""
         assert plan.scenario.restoration is not None
         self._plan, self._stages, self._backend, self._display = plan, stages, backend, display
+        self._frames = frames
         self._words: Restoration = plan.scenario.restoration
 
     @property
@@ -77,25 +77,16 @@ class DatasetRestoration:
         """The restorers of the scenario."""
         return self._words.restorers
 
-    def prepare(self, others: Sequence[tuple[str, Archive]]) -> None:
+    def prepare(self) -> None:
         """Keep the reference frames, and what each codec makes of them at each point that is learned.
 
-        Args:
-            others: names and frames that no reference frame may be among.
-
         Raises:
-            DataError: if a reference frame is among them, fewer are there than are to be learned from, or none of them
-                is labelled though segmenters are to train on them.
+            DataError: if a reference frame is among those uploaded or tested on, fewer are there than are to be learned
+                from, or none of them is labelled though segmenters are to train on them.
         """
         if not self._words.learns:
             return
-        key = self._plan.originals_key("reference")
-        if not self._stages.is_done(key):
-            total = len(batches(self._plan.scenario, "reference"))
-            with self._stages.writing(key) as folder, self._display.bar("reference", total) as bar:
-                for _ in write_originals(self._plan.scenario, "reference", self._backend, folder):
-                    bar.advance()
-        self._check_apart(others)
+        self._check_apart()
         wanted = self._words.reference_frames
         if wanted is not None and wanted > len(self._references()):
             raise DataError(f"restoration.reference_frames is {wanted}, {len(self._references())} are there")
@@ -112,17 +103,17 @@ class DatasetRestoration:
             known |= set(spec_of(self._plan.clip_restorer).codecs)
         return sorted({arm.source for arm in self._plan.arms if self._plan.restorers_of(arm)} - known)
 
-    def _check_apart(self, others: Sequence[tuple[str, Archive]]) -> None:
-        for name, archive in others:
-            if found := common_frame(self._references(), archive):
+    def _check_apart(self) -> None:
+        for split in ("train", "test"):
+            if found := common_frame(self._references(), self._frames.originals(split)):
                 note, twin = found
                 raise DataError(
                     f"cameras.reference: frame {note.camera} {note.index} is also {twin.camera} {twin.index} of the "
-                    f"{name} frames: a restorer may learn from no frame that is uploaded or tested on"
+                    f"{split} frames: a restorer may learn from no frame that is uploaded or tested on"
                 )
 
     def _references(self) -> Archive:
-        return Archive.open(self._stages.folder(self._plan.originals_key("reference")))
+        return self._frames.originals("reference")
 
     def chosen(self) -> list[int]:
         """Return the positions of the reference frames that are learned from."""
@@ -228,23 +219,21 @@ class DatasetRestoration:
                     (folder / "unsharp.json").write_text(json.dumps([mask.radius, mask.percent]))
                 bar.advance()
 
-    def restore(self, originals: Archive) -> None:
+    def restore(self) -> None:
         """Restore what every arm delivered, with every restorer and with none, and measure it against the originals."""
         for arm in self._plan.arms:
             restorers = self._plan.restorers_of(arm)
             for kind in (None, *restorers) if restorers else ():
                 if not self._stages.is_done(self._plan.restore_key(arm, kind)):
-                    self._restore_arm(arm, kind, originals)
+                    self._restore_arm(arm, kind)
 
-    def _restore_arm(self, arm: Arm, kind: RestorerKind | None, originals: Archive) -> None:
-        folder = self._stages.folder(self._plan.decode_key(arm))
-        degraded, told = Arrays(folder, "images"), json.loads((folder / "told.json").read_text())
-        positions = json.loads((folder / "positions.json").read_text())
+    def _restore_arm(self, arm: Arm, kind: RestorerKind | None) -> None:
+        degraded, originals = self._frames.delivered(arm), self._frames.originals("train").images
         known = [] if kind == "dcngan" else self._plan.learned()
-        conditions = [self._told(condition_of(arm.source, point, bpp), known) for point, bpp in told]
-        undone = [originals.images[k] for k in positions]
+        conditions = [self._told(condition_of(arm.source, point, bpp), known) for point, bpp in self._frames.told(arm)]
+        undone = [originals[k] for k in self._frames.positions(arm)]
         if kind == "dcngan":
-            restored = self._restored_clips(folder, degraded, conditions, undone)
+            restored = self._restored_clips(self._frames.clip_frames(arm), degraded, conditions, undone)
         else:
             restored = self._restored_stills(kind, degraded, conditions, undone)
         quality = []
@@ -262,10 +251,10 @@ class DatasetRestoration:
             (out / "quality.json").write_text(json.dumps(means))
 
     def _restored_clips(
-        self, folder: Path, degraded: Arrays, conditions: Sequence[Condition], originals: Sequence[Image]
+        self, lengths: Sequence[int], degraded: Arrays, conditions: Sequence[Condition], originals: Sequence[Image]
     ) -> Iterator[list[RestoredFrame]]:
         restorer = self._backend.share(self._plan.clip_restorer)
-        ends = list(itertools.accumulate(json.loads((folder / "clips.json").read_text()), initial=0))
+        ends = itertools.accumulate(lengths, initial=0)
         jobs = (
             RestoringClip(restorer, degraded[some], list(conditions[some]), list(originals[some]))
             for some in itertools.starmap(slice, itertools.pairwise(ends))
@@ -332,6 +321,10 @@ class DatasetRestoration:
                     if (wrong.codec, wrong.position) != (truth.codec, truth.position):
                         return wrong
                 return Condition(truth.codec, 1 - truth.position, _WRONG_RATE * truth.bpp)
+
+    def restored(self, arm: Arm, kind: RestorerKind) -> Arrays:
+        """Return what an arm delivered, restored, in its order."""
+        return Arrays(self._stages.folder(self._plan.restore_key(arm, kind)), "images")
 
     def quality(self, arm: Arm, kind: RestorerKind | None) -> Quality:
         """Return how far an arm's frames are from their originals once restored; as decoded without a restorer."""

@@ -145,28 +145,32 @@ class Run:
         adaptation: "CodecAdaptation | None",
     ) -> Results:
         # Only now: torch takes seconds to load, and uploads should not wait for it.
+        from roadbits.fleet.frame_sets import FrameSets
+        from roadbits.fleet.run_results import RunResults
         from roadbits.fleet.server import Server
 
-        server = Server(self._plan, stages, store, backend, display, adaptation)
+        frames = FrameSets(self._plan, stages, store, backend, display, adaptation)
+        server = Server(self._plan, stages, frames, backend, display)
         with self._timed("decode"):
-            server.write_originals()
-            server.decode()
-            server.prepare_restoration()
+            frames.write_originals()
+            frames.decode()
+            if server.restoration:
+                server.restoration.prepare()
         if adaptation:
             with self._timed("compare adaptations"):
-                server.measure_adaptation()
+                adaptation.compare(frames.originals("test"), frames.references())
         if self._plan.scenario.downstream:
-            server.check_frames()
-        if self._plan.scenario.restoration:
+            frames.check()
+        if server.restoration:
             with self._timed("restore"):
                 server.restore()
         if self._plan.scenario.downstream:
             with self._timed("train"):
-                server.compress_test_frames()
+                frames.compress_test_frames()
                 server.train()
             with self._timed("measure"):
                 server.measure()
-        return server.results(self._timings_s)
+        return RunResults(self._plan, store, frames, server, display, adaptation).gathered(self._timings_s)
 
     @contextmanager
     def _folder_of_our_own(self, resume: bool) -> Iterator[None]:

@@ -1,0 +1,133 @@
+"""A run's results from what its stages hold: the rows of uploads, segmenters and restoration, and notes about them.
+
+Not here: the measurements (`server`, `codec_adaptation`), an arm's uploads in one row (`summary`), treatments compared
+(`restoration_results`).
+"""
+
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from roadbits.downstream.confusion import Confusion
+from roadbits.fleet.frame_sets import FrameSets
+from roadbits.fleet.plan import MeasuringJob, Plan, TrainingJob
+from roadbits.fleet.progress import Display
+from roadbits.fleet.restoration_results import restoration_rows
+from roadbits.fleet.results import AdaptationResults, DownstreamRow, RestorationRow, Results, UploadRow
+from roadbits.fleet.server import Server
+from roadbits.fleet.sources import classes_of, train_source
+from roadbits.fleet.store import Store
+from roadbits.fleet.summary import missed_target, summarise, with_adapting
+from roadbits.fleet.vehicle import Arm, ways_of
+
+if TYPE_CHECKING:
+    from roadbits.fleet.codec_adaptation import CodecAdaptation
+
+
+class RunResults:
+    """What came of one run whose stages are all done."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        store: Store,
+        frames: FrameSets,
+        server: Server,
+        display: Display,
+        adaptation: "CodecAdaptation | None" = None,
+    ) -> None:
+        """Take who knows what was done."""
+        self._plan, self._store, self._frames, self._server = plan, store, frames, server
+        self._display, self._adaptation = display, adaptation
+        self._notes: list[str] = []
+
+    def gathered(self, timings_s: Mapping[str, float]) -> Results:
+        """Return everything that was measured, with what each part of the run took."""
+        uploads = [self._upload_row(arm) for arm in self._plan.arms]
+        downstream = [row for upload in uploads for row in self._downstream_rows(upload)]
+        restoration = [row for upload in uploads for row in self._restoration_rows(upload)]
+        adaptation = self._adaptation.results() if self._adaptation else AdaptationResults([], [], [])
+        for codec in self._server.restoration.untold_codecs() if self._server.restoration else ():
+            self._note(f"no restorer learned {codec}: its frames were restored with their codec not told")
+        for note in self._adaptation.notes if self._adaptation else ():
+            self._note(note)
+        if downstream and downstream[0].absent:
+            self._note(f"no test label holds {', '.join(downstream[0].absent)}: left out of every mIoU")
+        return Results(
+            self._plan.scenario.name,
+            self._plan.scenario.seed,
+            uploads,
+            downstream,
+            adaptation=adaptation.rows,
+            adapter_sharing=adaptation.notes,
+            adaptation_curves=adaptation.curves,
+            restoration=restoration,
+            notes=self._notes,
+            timings_s=dict(timings_s),
+            question=self._plan.scenario.question,
+        )
+
+    def _upload_row(self, arm: Arm) -> UploadRow:
+        fleet, cameras = self._plan.scenario.fleet, self._plan.scenario.cameras
+        vehicles = range(fleet.num_vehicles)
+        seed = self._plan.scenario.seed
+        drives_s = [train_source(cameras, seed, vehicle, len(vehicles)).last_time_s for vehicle in vehicles]
+        way = ways_of(self._plan.scenario)[arm]
+        row = summarise(
+            arm,
+            way,
+            self._store.records(arm.codec, arm.point),
+            self._frames.quality(arm),
+            sum(drive_s + cameras.interval_s for drive_s in drives_s) / 3600,
+            fleet,
+        )
+        if self._adaptation is not None and arm.sharing is not None:
+            row = with_adapting(row, self._adaptation.spent(arm.sharing), fleet)
+        if row.delivered == 0:
+            self._note(f"{arm.key} delivered no frame: nothing could be trained on it")
+        if missed := missed_target(way.rule, row):
+            self._note(missed)
+        return row
+
+    def _downstream_rows(self, upload: UploadRow) -> Iterator[DownstreamRow]:
+        words, arm = self._plan.scenario.downstream, Arm(upload.codec, upload.point)
+        for setup in self._plan.setups:
+            for seed in words.seeds if words else ():
+                for job in self._plan.jobs_of(setup, arm, seed):
+                    if self._server.can_train(job.training):
+                        yield self._downstream_row(upload, setup, job)
+
+    def _downstream_row(self, upload: UploadRow, setup: str, job: MeasuringJob) -> DownstreamRow:
+        counts = self._server.counts(job)
+        confusion = Confusion(counts.sum(0))
+        names = classes_of(self._plan.scenario.cameras).names
+        ious = dict(zip(names, confusion.iou(), strict=True))
+        trained_on = job.training.arm
+        return DownstreamRow(
+            codec=upload.codec,
+            point=upload.point,
+            setup=str(setup),
+            seed=job.training.seed,
+            bpp=upload.bpp,
+            miou=confusion.miou(),
+            per_class_iou={name: float(iou) for name, iou in ious.items() if np.isfinite(iou)},
+            absent=[name for name, iou in ious.items() if not np.isfinite(iou)],
+            restorer=job.training.restorer,
+            train_frames=len(self._frames.positions(trained_on) if trained_on else self._frames.originals("train")),
+            test_frames=len(counts),
+            test_bpp=self._frames.test_bpp(job.arm) if job.arm else None,
+        )
+
+    def _restoration_rows(self, upload: UploadRow) -> Iterator[RestorationRow]:
+        arm, restoration = Arm(upload.codec, upload.point), self._server.restoration
+        if restoration is None or not self._plan.comparison_jobs(arm, 0) or not self._plan.seeds:
+            return
+        if self._server.can_train(TrainingJob(arm, 0)):
+            names = classes_of(self._plan.scenario.cameras).names
+            yield from restoration_rows(self._plan, restoration, arm, upload.bpp, names, self._server.counts)
+
+    def _note(self, text: str) -> None:
+        if text not in self._notes:
+            self._notes.append(text)
+        self._display.say(text)
