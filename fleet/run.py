@@ -17,7 +17,7 @@ from roadbits.fleet.feasibility import check_devices
 from roadbits.fleet.plan import Plan
 from roadbits.fleet.program import is_of_another, sign
 from roadbits.fleet.progress import Display
-from roadbits.fleet.results import Results
+from roadbits.fleet.results import AdaptationResults, Results
 from roadbits.fleet.scenario import Scenario
 from roadbits.fleet.scenario_file import dump_scenario
 from roadbits.fleet.sources import check_disjoint
@@ -145,6 +145,7 @@ class Run:
         adaptation: "CodecAdaptation | None",
     ) -> Results:
         # Only now: torch takes seconds to load, and uploads should not wait for it.
+        from roadbits.fleet.adaptation_comparison import AdaptationComparison
         from roadbits.fleet.frame_sets import FrameSets
         from roadbits.fleet.run_results import RunResults
         from roadbits.fleet.server import Server
@@ -156,9 +157,11 @@ class Run:
             frames.decode()
             if server.restoration:
                 server.restoration.prepare()
+        adapted = AdaptationResults([], [], [])
         if adaptation:
             with self._timed("compare adaptations"):
-                adaptation.compare(frames.originals("test"), frames.references())
+                comparison = AdaptationComparison(self._plan, stages, backend, display, adaptation)
+                adapted = comparison.compared(frames.originals("test"), frames.references())
         if self._plan.scenario.downstream:
             frames.check()
         if server.restoration:
@@ -170,7 +173,7 @@ class Run:
                 server.train()
             with self._timed("measure"):
                 server.measure()
-        return RunResults(self._plan, store, frames, server, display, adaptation).gathered(self._timings_s)
+        return RunResults(self._plan, store, frames, server, display, adaptation).gathered(adapted, self._timings_s)
 
     @contextmanager
     def _folder_of_our_own(self, resume: bool) -> Iterator[None]:

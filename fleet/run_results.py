@@ -1,7 +1,7 @@
 """A run's results from what its stages hold: the rows of uploads, segmenters and restoration, and notes about them.
 
-Not here: the measurements (`server`, `codec_adaptation`), an arm's uploads in one row (`summary`), treatments compared
-(`restoration_results`).
+Not here: the measurements (`server`, `adaptation_comparison`), an arm's uploads in one row (`summary`), treatments
+compared (`restoration_results`).
 """
 
 from collections.abc import Iterator, Mapping
@@ -42,12 +42,11 @@ class RunResults:
         self._display, self._adaptation = display, adaptation
         self._notes: list[str] = []
 
-    def gathered(self, timings_s: Mapping[str, float]) -> Results:
-        """Return everything that was measured, with what each part of the run took."""
+    def gathered(self, adapted: AdaptationResults, timings_s: Mapping[str, float]) -> Results:
+        """Return everything that was measured, how good adaptations are and what each part of the run took with it."""
         uploads = [self._upload_row(arm) for arm in self._plan.arms]
         downstream = [row for upload in uploads for row in self._downstream_rows(upload)]
         restoration = [row for upload in uploads for row in self._restoration_rows(upload)]
-        adaptation = self._adaptation.results() if self._adaptation else AdaptationResults([], [], [])
         for codec in self._server.restoration.untold_codecs() if self._server.restoration else ():
             self._note(f"no restorer learned {codec}: its frames were restored with their codec not told")
         for note in self._adaptation.notes if self._adaptation else ():
@@ -59,9 +58,9 @@ class RunResults:
             self._plan.scenario.seed,
             uploads,
             downstream,
-            adaptation=adaptation.rows,
-            adapter_sharing=adaptation.notes,
-            adaptation_curves=adaptation.curves,
+            adaptation=adapted.rows,
+            adapter_sharing=adapted.notes,
+            adaptation_curves=adapted.curves,
             restoration=restoration,
             notes=self._notes,
             timings_s=dict(timings_s),

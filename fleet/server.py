@@ -2,8 +2,8 @@
 
 Every stage asks first whether its output is there already, so that a resumed run redoes only what is missing.
 
-Not here: the frames (`frame_sets`), what a stage's jobs do (`learning`), which stages there are (`plan`), the rows of the
-results (`run_results`).
+Not here: the frames (`frame_sets`), what a stage's jobs do (`learning`), which stages there are (`plan`), the rows of
+the results (`run_results`).
 """
 
 import json
