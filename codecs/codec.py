@@ -7,6 +7,7 @@ Not here: the choice of a codec by name (`catalogue`).
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol, Self, TypeGuard
 
@@ -196,6 +197,21 @@ def is_clip_codec(codec: Codec | ClipCodec) -> TypeGuard[ClipCodec]:
 def is_still_codec(codec: Codec | ClipCodec) -> TypeGuard[Codec]:
     """Return whether a codec takes single images."""
     return not is_clip_codec(codec)
+
+
+def clip_of(images: Sequence[Image]) -> Clip:
+    """Return images (H, W, 3), at least one, as a clip (T, H, W, 3).
+
+    Raises:
+        ValueError: if they differ in size.
+    """
+    (height, width), others = images[0].shape[:2], {image.shape[:2] for image in images}
+    if len(others) > 1:
+        other = next(shape for shape in sorted(others) if shape != (height, width))
+        raise ValueError(
+            f"a clip's frames must be of one size, got {height} x {width} and {other[0]} x {other[1]} pixels"
+        )
+    return np.stack(images)
 
 
 def check_clip(clip: Clip) -> tuple[int, int, int]:

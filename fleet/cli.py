@@ -10,23 +10,18 @@ import signal
 import sys
 import threading
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 import click
 
-from roadbits.fleet.backend import Backend, BackendError, LocalBackend
-from roadbits.fleet.cameras.frame import DataError
-from roadbits.fleet.clip_restorer_file import clip_restorer_of
 from roadbits.fleet.codec_commands import codecs, decode, encode, rd, train
 from roadbits.fleet.commands import FAILED, INTERRUPTED, WRONG_USE, exit_codes, fail, settings_option
-from roadbits.fleet.feasibility import DeviceError
 from roadbits.fleet.ray_environment import loopback_works, prepare_ray
-from roadbits.fleet.results import Results
-from roadbits.fleet.run import Run, RunError
-from roadbits.fleet.scenario import Scenario
-from roadbits.fleet.scenario_file import load_scenario, scenario_path
-from roadbits.fleet.uplink import UplinkError
-from roadbits.fleet.yaml_file import YamlFileError
+
+if TYPE_CHECKING:
+    from roadbits.fleet.backend import Backend
+    from roadbits.fleet.results import Results
+    from roadbits.fleet.scenario import Scenario
 
 
 def main() -> None:
@@ -91,6 +86,9 @@ def run(
 
     A sweep runs its variants one after the other; what they have in common is done once.
     """
+    from roadbits.fleet.run import Run, RunError
+    from roadbits.fleet.scenario_file import load_scenario, scenario_path
+
     if backend == "local" and (address or workers):
         raise click.UsageError("--address and --workers are Ray's, which --backend local does without")
     for other in reuse:
@@ -104,7 +102,7 @@ def run(
     folders = [top / each.name if sweep else top for each in scenarios]
     opened: list[Backend] = []
 
-    def backend_for_all() -> Backend:
+    def backend_for_all() -> "Backend":
         opened.extend([] if opened else [_backend(backend, address, workers)])
         return opened[0]
 
@@ -123,7 +121,9 @@ def run(
         _write_report(folders, top / "report.html")
 
 
-def _backend(name: str | None, address: str | None, workers: int | None) -> Backend:
+def _backend(name: str | None, address: str | None, workers: int | None) -> "Backend":
+    from roadbits.fleet.backend import BackendError, LocalBackend
+
     if name is None and address is None and not loopback_works():
         click.echo(
             "roadbits: no loopback network, which Ray needs: running in this process, to the same results", err=True
@@ -141,7 +141,7 @@ def _backend(name: str | None, address: str | None, workers: int | None) -> Back
     return RayBackend(workers, address)
 
 
-def _show(results: Results, folder: Path) -> None:
+def _show(results: "Results", folder: Path) -> None:
     from rich.console import Console
 
     from roadbits.fleet.report.terminal import print_results
@@ -163,8 +163,15 @@ def _write_report(folders: list[Path], page: Path) -> None:
 @exit_codes
 def check(scenarios: tuple[str, ...], settings: tuple[str, ...]) -> None:
     """Validate scenarios, print what would run, and what it costs in frames and bytes."""
+    from roadbits.fleet.cameras.frame import DataError
+    from roadbits.fleet.clip_restorer_file import clip_restorer_of
+    from roadbits.fleet.feasibility import DeviceError
     from roadbits.fleet.forecast import forecast
     from roadbits.fleet.plan import Plan
+    from roadbits.fleet.run import RunError
+    from roadbits.fleet.scenario_file import load_scenario, scenario_path
+    from roadbits.fleet.uplink import UplinkError
+    from roadbits.fleet.yaml_file import YamlFileError
 
     faults = []
     for name in scenarios:
@@ -182,12 +189,13 @@ def check(scenarios: tuple[str, ...], settings: tuple[str, ...]) -> None:
         fail("\n".join(faults), WRONG_USE)
 
 
-def _check_network(scenario: Scenario) -> None:
+def _check_network(scenario: "Scenario") -> None:
     """Refuse a segmenter that cannot be built, which a run would find out only after its collection."""
     if scenario.downstream is None:
         return
     from roadbits.downstream.segmenter import Segmenter
     from roadbits.fleet.learning import network_of
+    from roadbits.fleet.run import RunError
 
     try:
         Segmenter(network_of(scenario.downstream, scenario.downstream.pretrained), num_classes=2)
@@ -247,6 +255,7 @@ def export(
 def bench(workers: int) -> None:
     """Measure deliveries, frames per second and cold starts on this machine; a few minutes."""
     from roadbits.fleet.bench import bench as figures
+    from roadbits.fleet.scenario_file import load_scenario, scenario_path
 
     file = scenario_path("bench")
     (scenario,) = load_scenario(file)

@@ -9,23 +9,6 @@ from typing import Any, NoReturn
 
 import click
 
-from roadbits.codecs.bitstream import BitstreamError
-from roadbits.codecs.image import ImageFileError
-from roadbits.codecs.integer import InexactArithmeticError
-from roadbits.codecs.legacy.passthrough import VideoFileError
-from roadbits.fleet.backend import BackendError
-from roadbits.fleet.cameras.frame import DataError
-from roadbits.fleet.collection import OtherCollectionError
-from roadbits.fleet.export import ExportError
-from roadbits.fleet.feasibility import DeviceError
-from roadbits.fleet.finished_stages import StagesMissing
-from roadbits.fleet.results import ResultsError
-from roadbits.fleet.run import RunError
-from roadbits.fleet.store import StoreError
-from roadbits.fleet.uplink import UplinkError
-from roadbits.fleet.yaml_file import YamlFileError
-from roadbits.restoration.restoring import RestorerWeightsError
-
 WRONG_USE, FAILED, INTERRUPTED = 2, 3, 130
 """Exit codes; 0 is done."""
 
@@ -62,6 +45,24 @@ def exit_codes(command: Callable[..., None]) -> Callable[..., None]:
 
 def _code_of(error: Exception) -> int | None:
     """Return the exit code of an error of ours, or of the system's; None of any other."""
+    # Only now: what raises them takes seconds to load, which a command that needs none of it should not wait for.
+    from roadbits.codecs.bitstream import BitstreamError
+    from roadbits.codecs.image import ImageFileError
+    from roadbits.codecs.integer import InexactArithmeticError
+    from roadbits.codecs.legacy.passthrough import VideoFileError
+    from roadbits.fleet.backend import BackendError
+    from roadbits.fleet.cameras.frame import DataError
+    from roadbits.fleet.collection import OtherCollectionError
+    from roadbits.fleet.export import ExportError
+    from roadbits.fleet.feasibility import DeviceError
+    from roadbits.fleet.finished_stages import StagesMissing
+    from roadbits.fleet.results import ResultsError
+    from roadbits.fleet.run import RunError
+    from roadbits.fleet.store import StoreError
+    from roadbits.fleet.uplink import UplinkError
+    from roadbits.fleet.yaml_file import YamlFileError
+    from roadbits.restoration.restoring import RestorerWeightsError
+
     wrong_use = (
         YamlFileError,
         RunError,

@@ -6,12 +6,11 @@ Not here: receiving payloads (`collector`), restoring frames (`roadbits.restorat
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 
 from roadbits.codecs.bitstream import BitstreamError
 from roadbits.codecs.catalogue import codec_named, still_or_clip_codec_named
-from roadbits.codecs.codec import ClipCodec, Codec, Image, OperatingPoint, is_clip_codec
+from roadbits.codecs.codec import ClipCodec, Codec, Image, OperatingPoint, clip_of, is_clip_codec
 from roadbits.codecs.metrics import ms_ssim, psnr
 from roadbits.fleet.cameras.frame import DataError
 from roadbits.fleet.fittings import Version, maker_of
@@ -118,7 +117,7 @@ def _clips_on_board(batch: OnBoard) -> list[Decoded]:
         return [
             frame
             for originals in _cut(batch.originals, batch.clip_frames)
-            for frame in _decoded_clip(codec, codec.encode(np.stack(originals), point), originals)
+            for frame in _decoded_clip(codec, codec.encode(clip_of(originals), point), originals)
         ]
     except ValueError as error:
         raise DataError(f"test frames with {batch.arm.key}: {error}") from error

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from roadbits.codecs.catalogue import still_or_clip_codec_named
-from roadbits.codecs.codec import Image, OperatingPoint, is_clip_codec, is_still_codec
+from roadbits.codecs.codec import Image, OperatingPoint, clip_of, is_clip_codec, is_still_codec
 from roadbits.fleet.cameras.frame import DataError
 from roadbits.fleet.collection import drive_lengths
 from roadbits.fleet.feasibility import Load, loads
@@ -62,7 +62,7 @@ def forecast(scenario: Scenario) -> Iterator[str]:
         codec, images = still_or_clip_codec_named(arm.source), tried(arm)
         try:
             if is_clip_codec(codec):
-                return len(codec.encode(np.stack(images), point)) / len(images)
+                return len(codec.encode(clip_of(images), point)) / len(images)
             assert is_still_codec(codec)
             return sum(len(codec.encode(image, point)) for image in images) / len(images)
         except ValueError as error:

@@ -18,10 +18,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol, runtime_checkable
 
-import numpy as np
-
 from roadbits.codecs.catalogue import codec_named, still_or_clip_codec_named
-from roadbits.codecs.codec import OperatingPoint, is_clip_codec
+from roadbits.codecs.codec import OperatingPoint, clip_of, is_clip_codec
 from roadbits.fleet.adaptation_words import SHARINGS, Sharing
 from roadbits.fleet.cameras.frame import DataError, Frame, FrameSource
 from roadbits.fleet.devices import ladder_of
@@ -283,7 +281,7 @@ class _Lane:
         assert isinstance(point, OperatingPoint)
         ladder = ladder_of(self._device, codec, upload.height, upload.width, (point,))
         try:
-            payload = codec.encode(np.stack([frame.image for frame in frames]), point)
+            payload = codec.encode(clip_of([frame.image for frame in frames]), point)
         except ValueError as error:
             raise DataError(
                 f"vehicle {self._vehicle}, frames {frames[0].index} to {frames[-1].index} of {frames[0].camera}, "

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from roadbits.codecs.codec import OperatingPoint, check_image
+from roadbits.codecs.codec import OperatingPoint, check_image, clip_of
 
 knobs = st.from_regex(r"[a-z][a-z0-9_]{0,11}", fullmatch=True)
 numbers = st.integers(-(2**53), 2**53) | st.floats(allow_nan=False, allow_infinity=False)
@@ -88,3 +88,14 @@ def test_check_image_knows_a_smaller_largest_side() -> None:
     assert check_image(np.zeros((100, 90, 3), np.uint8), 100) == (100, 90)
     with pytest.raises(ValueError, match="sides of 1 to 99 pixels, got 100 x 90"):
         check_image(np.zeros((100, 90, 3), np.uint8), 99)
+
+
+def test_a_clip_is_its_images_one_after_the_other() -> None:
+    images = [np.full((2, 3, 3), value, np.uint8) for value in (5, 7)]
+    assert clip_of(images)[:, 1, 2, 0].tolist() == [5, 7]
+
+
+def test_images_of_several_sizes_are_no_clip() -> None:
+    images = [np.zeros((height, 3, 3), np.uint8) for height in (4, 4, 2)]
+    with pytest.raises(ValueError, match="a clip's frames must be of one size, got 4 x 3 and 2 x 3 pixels"):
+        clip_of(images)

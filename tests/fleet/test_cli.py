@@ -1,3 +1,5 @@
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -50,6 +52,12 @@ def test_help_names_every_command() -> None:
     for command in ("run", "check", "report", "encode", "decode", "rd", "codecs"):
         assert f"\n  {command} " in text
         assert "Usage: roadbits " in done(command, "-h")
+
+
+def test_the_command_line_loads_no_heavy_library() -> None:
+    heavy = "{'torch', 'torchvision', 'ray', 'flwr', 'av', 'plotly', 'panda3d'}"
+    program = f"import sys, roadbits.fleet.cli; print(sorted({heavy} & sys.modules.keys()))"
+    assert subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout == "[]\n"
 
 
 def test_the_version_is_told() -> None:
