@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 from roadbits.fleet.report.adaptation import adaptation_sentence
 from roadbits.fleet.report.markup import Html, element, join
-from roadbits.fleet.report.measured import MeasuredArm, MeasuredRun, best_arm, cheapest_first, setups_of
-from roadbits.fleet.report.wording import number, percent, points
+from roadbits.fleet.report.measured import MeasuredArm, MeasuredRun, Spread, best_arm, cheapest_first, setups_of
+from roadbits.fleet.report.wording import number, points, spread
 from roadbits.fleet.results import RestorationRow
 
 _CLOSE_TO_IDEAL = 0.01
@@ -30,13 +30,13 @@ def headline(run: MeasuredRun) -> Html:
 def _of_segmentation(run: MeasuredRun, arms: Sequence[MeasuredArm]) -> list[Html]:
     sentences = []
     if run.ideal is not None:
-        sentences.append(_sentence("On originals throughout (OO) the segmenter reaches", _miou(run.ideal.mean)))
+        sentences.append(_sentence("On originals throughout (OO) the segmenter reaches", _miou(run.ideal)))
     best = [_best(arms, setup) for setup in setups_of(arms) if setup != "OO"]
     if best:
         sentences.append(_sentence("Best of all arms:", join(best, "; ")))
     setup = next((setup for setup in _PRACTICE if setup in setups_of(arms)), None)
     if setup is not None and run.ideal is not None:
-        sentences += _of_price([arm for arm in arms if setup in arm.miou], setup, run.ideal.mean)
+        sentences += _of_price([arm for arm in arms if setup in arm.miou], setup, run.ideal)
     return sentences + _of_restoration(run)
 
 
@@ -49,30 +49,38 @@ def _of_restoration(run: MeasuredRun) -> list[Html]:
     best = max(restored, key=lambda row: row.gain)
     told = [f"Restored by {best.treatment}, {best.codec} {best.point} gains", _gain(best)]
     if best.gap_closed is not None:
-        told.append(f"of mIoU in the car, {number(100 * best.gap_closed, 0)} % of what it had lost")
+        told.append(f"of mIoU in the car, {number(100 * best.gap_closed, 0)} % of what it had lost{_gap_range(best)}")
     others = [row for row in remedied if (row.codec, row.point) == (best.codec, best.point)]
     if others and (rival := max(others, key=lambda row: row.gain)).gain > best.gain:
-        told += [f"(without a restorer, {rival.treatment} gains", Html(_gain(rival) + ")")]
+        told += [f"and, without a restorer, {rival.treatment}", _gain(rival)]
     return [_sentence(*told)]
 
 
 def _gain(row: RestorationRow) -> Html:
-    return element("b", f"{points(row.gain)} points")
+    return element("b", f"{points(row.gain)} points ({points(row.gain_low)} to {points(row.gain_high)})")
+
+
+def _gap_range(row: RestorationRow) -> str:
+    """Return the share's interval of 90 % in brackets; nothing where there is none."""
+    if row.gap_low is None or row.gap_high is None:
+        return ""
+    return f" ({number(100 * row.gap_low, 0)} to {number(100 * row.gap_high, 0)} %)"
 
 
 def _best(arms: Sequence[MeasuredArm], setup: str) -> Html:
     arm = best_arm(arms, setup)
     assert arm is not None
-    return join([setup, _miou(arm.miou[setup].mean), "with", _arm(arm)], " ")
+    return join([setup, _miou(arm.miou[setup]), "with", _arm(arm)], " ")
 
 
-def _of_price(arms: Sequence[MeasuredArm], setup: str, ideal: float) -> list[Html]:
+def _of_price(arms: Sequence[MeasuredArm], setup: str, ideal: Spread) -> list[Html]:
     """Say what the cheapest arm costs against OO, and which is the cheapest that costs next to nothing."""
     cheapest = arms[0]
-    loss = ideal - cheapest.miou[setup].mean
-    gap = element("b", f"{number(100 * abs(loss), 1)} points")
-    price = _sentence(f"The cheapest, {_arm(cheapest)}, is", gap, f"{'below' if loss >= 0 else 'above'} OO in {setup}")
-    close = [arm for arm in arms if ideal - arm.miou[setup].mean <= _CLOSE_TO_IDEAL]
+    loss = ideal.less(cheapest.miou[setup])
+    below = loss.mean >= 0
+    gap = element("b", f"{spread(loss if below else cheapest.miou[setup].less(ideal))} points")
+    price = _sentence(f"The cheapest, {_arm(cheapest)}, is", gap, f"{'below' if below else 'above'} OO in {setup}")
+    close = [arm for arm in arms if ideal.less(arm.miou[setup]).mean <= _CLOSE_TO_IDEAL]
     if not close:
         return [price, _sentence("No arm comes within one point of OO")]
     if close[0] is cheapest:
@@ -106,8 +114,8 @@ def _sentence(*parts: str) -> Html:
     return Html(join(parts, " ") + ".")
 
 
-def _miou(miou: float) -> Html:
-    return element("b", f"{percent(miou)} %")
+def _miou(miou: Spread) -> Html:
+    return element("b", f"{spread(miou)} %")
 
 
 def _arm(arm: MeasuredArm) -> str:

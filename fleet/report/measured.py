@@ -40,6 +40,11 @@ class Spread:
         """Half the distance from the lowest to the highest."""
         return (self.high - self.low) / 2
 
+    def less(self, other: "Spread") -> "Spread":
+        """Return the difference, seed by seed of those that both have."""
+        common = self.by_seed.keys() & other.by_seed.keys()
+        return Spread({seed: self.by_seed[seed] - other.by_seed[seed] for seed in sorted(common)})
+
 
 @dataclass(frozen=True)
 class MeasuredArm:

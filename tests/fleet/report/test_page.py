@@ -56,9 +56,9 @@ def test_plotly_is_in_the_page_once_and_cannot_end_its_element(
 
 def test_headline_says_what_a_bit_buys(results: Results, save_run: Save) -> None:
     text = re.sub(r"</?b>", "", _page(save_run(results)))
-    assert "On originals throughout (OO) the segmenter reaches 71.0 %." in text
-    assert "CO 61.0 % with webp quality=10 (0.200 bpp)" in text
-    assert "The cheapest, webp quality=10 (0.200 bpp), is 10.0 points below OO in CO." in text
+    assert "On originals throughout (OO) the segmenter reaches 71.0 ± 1.0 %." in text
+    assert "CO 61.0 ± 1.0 % with webp quality=10 (0.200 bpp)" in text
+    assert "The cheapest, webp quality=10 (0.200 bpp), is 10.0 ± 0.0 points below OO in CO." in text
     assert "No arm comes within one point of OO." in text
     assert "5.0 to 5.0 MB travel per vehicle-hour" in text
     assert results.digest in text

@@ -112,12 +112,15 @@ def test_the_headline_names_the_best_restorer_and_a_remedy_that_beats_it(
     restored: Results, save_run: Save, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     text = re.sub(r"</?b>", "", text_of(restored, save_run, monkeypatch))
-    assert "Restored by gan, jpeg quality=10 gains +9.0 points of mIoU in the car, 30 % of what it had lost." in text
+    assert (
+        "Restored by gan, jpeg quality=10 gains +9.0 points (+7.0 to +10.0) of mIoU in the car, 30 % of what it had lost "
+        "(10 to 90 %)." in text
+    )
     better = replace(restored, scenario="better", restoration=[*restored.restoration, row("references", 0.6, **REMEDY)])
     run = save_run(better, name="better", stages=True)
     write_report([run], run / "report.html")
     told = re.sub(r"</?b>", "", (run / "report.html").read_text())
-    assert "30 % of what it had lost (without a restorer, references gains +19.0 points)." in told
+    assert "(10 to 90 %) and, without a restorer, references +19.0 points (+17.0 to +20.0)." in told
 
 
 def test_a_run_without_stages_has_the_section_without_pictures(restored: Results, save_run: Save) -> None:
