@@ -113,8 +113,8 @@ def test_the_headline_names_the_best_restorer_and_a_remedy_that_beats_it(
 ) -> None:
     text = re.sub(r"</?b>", "", text_of(restored, save_run, monkeypatch))
     assert (
-        "Restored by gan, jpeg quality=10 gains +9.0 points (+7.0 to +10.0) of mIoU in the car, 30 % of what it had lost "
-        "(10 to 90 %)." in text
+        "Restored by gan, jpeg quality=10 gains +9.0 points (+7.0 to +10.0) of mIoU in the car, 30 % of what it had "
+        "lost (10 to 90 %)." in text
     )
     better = replace(restored, scenario="better", restoration=[*restored.restoration, row("references", 0.6, **REMEDY)])
     run = save_run(better, name="better", stages=True)
