@@ -27,7 +27,7 @@ from roadbits.fleet.training.clip_config import Clips
 from roadbits.fleet.training.clip_restorer_config import ClipRestorerTrainingWords
 from roadbits.fleet.training.file import dump_training
 from roadbits.fleet.training.folder import own_folder, refuse_started
-from roadbits.fleet.training.images import cache_name, open_cache, remove_other_caches
+from roadbits.fleet.training.images import check_sources, open_cache, remove_other_caches
 from roadbits.restoration.clip_training import ClipRestorerTraining, TripletCrops
 from roadbits.restoration.condition import Condition
 from roadbits.restoration.dcngan import restore_clip
@@ -95,15 +95,14 @@ class ClipRestorerRun:
         Raises:
             TrainingFolderError: if the folder holds a training and `resume` is not set, or another process works there.
             ImageFileError: if images are missing or unreadable.
-            TrainingDataError: if they are too small.
+            TrainingDataError: if they are too small, or held out and trained on.
             DataError: if the street cannot be rendered.
             RestorerTrainingError: if the training diverges, or the checkpoint is another's.
             KeyboardInterrupt: on Ctrl-C or SIGTERM, after a checkpoint.
         """
         refuse_started(self._checkpoint, resume)
         words = self._words
-        for clips in (*words.train_on, *words.validate_on):
-            cache_name(clips)  # names missing images before anything is written
+        check_sources(words.train_on, words.validate_on)
         with own_folder(self._checkpoint, resume):
             learned = self._clips(words.train_on)
             pairs = [self._pairs(coded, learned) for coded in self._coded(learned_only=True)]

@@ -37,6 +37,34 @@ def cache_name(images: Source) -> str:
     return stage_key(images.kind, words=images.model_dump(mode="json"), made_of=_ingredients(images)) + _SUFFIX
 
 
+def check_sources(train_on: Sequence[Source], validate_on: Sequence[Source]) -> None:
+    """Refuse sources that cannot be used, before anything is written.
+
+    Raises:
+        ImageFileError: if a folder is missing or holds no image.
+        TrainingDataError: if something is both trained on and held out.
+    """
+    for images in (*train_on, *validate_on):
+        cache_name(images)
+    both = set().union(*map(_origins, train_on)) & set().union(*map(_origins, validate_on))
+    if both:
+        raise TrainingDataError(
+            f"{min(both)} is both trained on and held out, so that it measures nothing: hold other images out"
+        )
+
+
+def _origins(images: Source) -> set[str]:
+    """Return where each image comes from, whatever is made of it."""
+    match images:
+        case FolderImages() | MovingPhotographs():
+            return {str(path.resolve()) for path in list_images(Path(images.path))}
+        case StreetImages() | StreetClips():
+            drives = range(images.first_drive, images.first_drive + images.drives)
+            return {f"drive {drive} of the street of seed {images.seed}" for drive in drives}
+        case _:
+            assert_never(images)
+
+
 def _ingredients(images: Source) -> Any:
     match images:
         case FolderImages() | MovingPhotographs():

@@ -27,7 +27,7 @@ from roadbits.fleet.training.context import context_training
 from roadbits.fleet.training.context_config import ContextTraining
 from roadbits.fleet.training.file import CodecTraining, dump_training
 from roadbits.fleet.training.folder import own_folder, refuse_started
-from roadbits.fleet.training.images import cache_name, open_cache, remove_other_caches
+from roadbits.fleet.training.images import check_sources, open_cache, remove_other_caches
 from roadbits.fleet.training.still import still_training
 from roadbits.fleet.training.still_config import LambdaScheduleWords, StillCodecTraining
 from roadbits.fleet.training.validation import Validation
@@ -50,7 +50,7 @@ class TrainingRun:
         Raises:
             TrainingFolderError: if the folder holds a training and `resume` is not set, or another process works there.
             ImageFileError: if images are missing or unreadable.
-            TrainingDataError: if they are too small.
+            TrainingDataError: if they are too small, or held out and trained on.
             DataError: if the street cannot be rendered.
             CheckpointError: if the checkpoint is damaged or of another configuration.
             TrainingError: if the training diverges.
@@ -58,8 +58,7 @@ class TrainingRun:
         """
         refuse_started(self._checkpoint, resume)
         train_on, validate_on = self._words.train_on, self._words.validate_on
-        for images in (*train_on, *validate_on):
-            cache_name(images)  # names missing images before anything is written
+        check_sources(train_on, validate_on)
         start = self._words.start_from
         if start and not self._checkpoint.exists() and not Path(start).is_file():
             raise CheckpointError(f"start_from: no checkpoint {start}")

@@ -17,7 +17,7 @@ from roadbits.fleet.cli import cli
 from roadbits.fleet.training.file import load_training
 
 PHOTOGRAPHS = "{kind: moving-photographs, path: pictures, clips: 4, frames: 4, side: 64}"
-HELD_OUT = "{kind: moving-photographs, path: pictures, clips: 1, frames: 3, side: 64, seed: 9}"
+HELD_OUT = "{kind: moving-photographs, path: held-out, clips: 1, frames: 3, side: 64, seed: 9}"
 
 
 @pytest.fixture(autouse=True)
@@ -25,9 +25,10 @@ def files(here: Path) -> None:
     """Lay out a few pictures and a small still codec."""
     rng = np.random.default_rng(0)
     Path("pictures").mkdir()
-    pictures = [np.kron(rng.integers(0, 256, (12, 16, 3)), np.ones((8, 8, 1))).astype(np.uint8) for _ in range(2)]
+    Path("held-out").mkdir()
+    pictures = [np.kron(rng.integers(0, 256, (12, 16, 3)), np.ones((8, 8, 1))).astype(np.uint8) for _ in range(3)]
     for number, picture in enumerate(pictures):
-        PIL.Image.fromarray(picture).save(f"pictures/{number}.png")
+        PIL.Image.fromarray(picture).save(f"{'held-out' if number == 2 else 'pictures'}/{number}.png")
     torch.manual_seed(3)
     network = SlimCAE((8, 16), ((0.002, 0.02),) * 2)
     with torch.no_grad():

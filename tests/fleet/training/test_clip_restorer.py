@@ -21,7 +21,7 @@ from roadbits.restoration.dcngan_file import open_clip_restorer
 from roadbits.restoration.training import RestorerTraining
 
 CLIPS = "{kind: moving-photographs, path: pictures, clips: 3, frames: 4, side: 64}"
-HELD_OUT = "{kind: moving-photographs, path: pictures, clips: 2, frames: 3, side: 64, seed: 9}"
+HELD_OUT = "{kind: moving-photographs, path: held-out, clips: 2, frames: 3, side: 64, seed: 9}"
 
 
 @pytest.fixture(autouse=True)
@@ -29,9 +29,10 @@ def files(here: Path) -> None:
     """Lay out a few pictures."""
     rng = np.random.default_rng(0)
     Path("pictures").mkdir()
-    for number in range(2):
+    Path("held-out").mkdir()
+    for number in range(3):
         picture = np.kron(rng.integers(0, 256, (20, 24, 3)), np.ones((6, 6, 1))).astype(np.uint8)
-        PIL.Image.fromarray(picture).save(f"pictures/{number}.png")
+        PIL.Image.fromarray(picture).save(f"{'held-out' if number == 2 else 'pictures'}/{number}.png")
 
 
 def config(name: str = "tiny", **changes: str) -> str:

@@ -277,3 +277,17 @@ def test_keys_are_set_on_the_command_line() -> None:
     done(config(), "--out", "set", "--set", "steps=3", "--set", "codec.channels=6")
     assert "channels: 6" in Path("set/config.yaml").read_text()
     assert "steps" in failed(2, config(), "--set", "steps=none")
+
+
+def test_what_is_trained_on_is_not_held_out() -> None:
+    Path("links").mkdir()
+    file = config(validation="{every: 100, side: 64, images: [{kind: folder, path: links, min_side: 64}]}")
+    Path("links/own.png").symlink_to(Path("pictures/1.png").resolve())
+    assert "pictures/1.png is both trained on and held out" in failed(2, file, "--out", "new")
+    street = "{kind: street, seed: 3, first_drive: %d, drives: 2, frames: 1, interval_s: 1, sizes: [[64, 64]]}"
+    trained, held_out = street % 0, street % 1
+    file = config(
+        data=f"[{{weight: 1, images: {trained}}}]", validation=f"{{every: 100, side: 64, images: [{held_out}]}}"
+    )
+    assert "drive 1 of the street of seed 3 is both trained on and held out" in failed(2, file, "--out", "new")
+    assert not Path("new").exists()
