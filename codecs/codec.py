@@ -205,12 +205,11 @@ def clip_of(images: Sequence[Image]) -> Clip:
     Raises:
         ValueError: if they differ in size.
     """
-    (height, width), others = images[0].shape[:2], {image.shape[:2] for image in images}
-    if len(others) > 1:
-        other = next(shape for shape in sorted(others) if shape != (height, width))
-        raise ValueError(
-            f"a clip's frames must be of one size, got {height} x {width} and {other[0]} x {other[1]} pixels"
-        )
+    height, width = images[0].shape[:2]
+    for image in images:
+        if image.shape[:2] != (height, width):
+            sizes = f"{height} x {width} and {image.shape[0]} x {image.shape[1]}"
+            raise ValueError(f"a clip's frames must be of one size, got {sizes} pixels")
     return np.stack(images)
 
 

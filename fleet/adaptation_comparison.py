@@ -51,7 +51,7 @@ class AdaptationComparison:
         self._plan, self._stages, self._backend, self._display = plan, stages, backend, display
         self._words: Adaptation = plan.scenario.adaptation
         self._adaptation = adaptation
-        self._home, self._domains = adaptation.home, adaptation.domains
+        self._told: list[str] = []
         self._tuned: dict[tuple[int, Method, str], Version] = {}
         self._frames: dict[str, Shared[list[Image]]] = {}
         self._outcomes: list[Outcome] = []
@@ -92,7 +92,7 @@ class AdaptationComparison:
             [version for outcome in self._outcomes for version in outcome.versions]
         )
         rows = [self._row(outcome) for outcome in self._outcomes]
-        return AdaptationResults([row for row in rows if row], self._shown_curves(), self._sharing_notes())
+        return AdaptationResults([row for row in rows if row], self._shown_curves(), self._sharing_notes(), self._told)
 
     def _frames_by_domain(self, test: Archive, references: Archive | None) -> dict[str, list[Image]]:
         found = {}
@@ -133,6 +133,14 @@ class AdaptationComparison:
         return [Version(self._words.codec, model=model) for model in models]
 
     @property
+    def _home(self) -> str:
+        return self._adaptation.home
+
+    @property
+    def _domains(self) -> tuple[str, ...]:
+        return self._adaptation.domains
+
+    @property
     def _source(self) -> Version:
         return Version(self._words.codec)
 
@@ -170,7 +178,7 @@ class AdaptationComparison:
         job = Lessons(self._plan.scenario, lessons, b"", 0, self._words.all_steps, seed, has_residuals(method))
         (update,) = self._adaptation.train(f"{method}, {domain}", [job])
         if isinstance(update, str):
-            self._adaptation.notes.append(f"adaptation by {method} to {domain} failed: {update}")
+            self._told.append(f"adaptation by {method} to {domain} failed: {update}")
             return None
         return Version(self._words.codec, update)
 
@@ -210,7 +218,7 @@ class AdaptationComparison:
         changes = {domain: self._change(outcome, domain) for domain in (self._home, *self._domains)}
         bd_rate_on = {domain: change for domain, change in changes.items() if change is not None}
         if outcome.domain not in bd_rate_on or self._home not in bd_rate_on:
-            self._adaptation.notes.append(
+            self._told.append(
                 f"adaptation by {outcome.method}, {outcome.sharing}, to {outcome.domain}: the curves before and after "
                 "share too little quality to be compared"
             )

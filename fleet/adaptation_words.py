@@ -1,6 +1,7 @@
 """The words of adaptation: which codec adapts, when, on how many frames, and how vehicles share what they learned.
 
-Not here: what the words do (`codec_adaptation`, `sharing`), the rest of a scenario (`scenario`).
+Not here: what the words do (`codec_adaptation`, `adaptation_comparison`, `sharing`), the rest of a scenario
+(`scenario`).
 """
 
 from typing import Annotated, Literal

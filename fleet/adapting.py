@@ -2,7 +2,7 @@
 
 Frames are captured anew where a job runs, adapters travel as the bytes that the uplink would carry.
 
-Not here: which jobs there are (`codec_adaptation`), when they take place (`adapter_exchange`).
+Not here: which jobs there are (`codec_adaptation`, `adaptation_comparison`), when they take place (`adapter_exchange`).
 """
 
 import io

@@ -86,14 +86,15 @@ def run(
 
     A sweep runs its variants one after the other; what they have in common is done once.
     """
-    from roadbits.fleet.run import Run, RunError
-    from roadbits.fleet.scenario_file import load_scenario, scenario_path
-
     if backend == "local" and (address or workers):
         raise click.UsageError("--address and --workers are Ray's, which --backend local does without")
     for other in reuse:
         if not (other / "scenario.yaml").is_file():
             raise click.UsageError(f"--reuse {other}: expected the folder of a run, but it holds no scenario.yaml")
+
+    from roadbits.fleet.run import Run, RunError
+    from roadbits.fleet.scenario_file import load_scenario, scenario_path
+
     scenarios = load_scenario(scenario_path(scenario), settings)
     sweep = len(scenarios) > 1
     top = out or Path("runs") / (f"{scenario_path(scenario).stem}-sweep" if sweep else scenarios[0].name)
@@ -233,6 +234,9 @@ def export(
     quiet: bool,
 ) -> None:
     """Write a setup's frames and labels to DIR as a data set in the layout of CamVid or Cityscapes."""
+    if (codec_name is None) != (point is None):
+        raise click.UsageError("give --codec and --point together, or neither")
+
     from roadbits.downstream.setups import Setup
     from roadbits.fleet.export import Choice
     from roadbits.fleet.export import export as write_frames
@@ -240,8 +244,6 @@ def export(
     from roadbits.fleet.results import read_results
     from roadbits.fleet.vehicle import Arm
 
-    if (codec_name is None) != (point is None):
-        raise click.UsageError("give --codec and --point together, or neither")
     arm = Arm(codec_name, point) if codec_name and point else None
     results = read_results(run_folder)
     with Display(quiet=quiet).bar("export", 1) as bar:

@@ -38,6 +38,9 @@ def encode(source: Path, payload: Path, codec_name: str, point: str | None, targ
 
     With codec `passthrough`, IMAGE is a camera's video file, whose own H.264 or HEVC stream becomes the payload.
     """
+    if point is not None and target_bpp is not None:
+        raise click.UsageError("give --point or --bpp, not both")
+
     from roadbits.codecs.bitstream import unpack
     from roadbits.codecs.catalogue import still_or_clip_codec_named
     from roadbits.codecs.codec import Clip, ClipCodec, Codec, Image, OperatingPoint, is_clip_codec
@@ -45,8 +48,6 @@ def encode(source: Path, payload: Path, codec_name: str, point: str | None, targ
     from roadbits.codecs.legacy import passthrough
     from roadbits.codecs.target_rate import Encoded, encode_at
 
-    if point is not None and target_bpp is not None:
-        raise click.UsageError("give --point or --bpp, not both")
     if codec_name == passthrough.NAME:
         if point is not None or target_bpp is not None:
             raise click.UsageError("passthrough encodes nothing: leave --point and --bpp out")

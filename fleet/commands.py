@@ -32,6 +32,8 @@ def exit_codes(command: Callable[..., None]) -> Callable[..., None]:
     def wrapped(*args: Any, **kwargs: Any) -> None:
         try:
             command(*args, **kwargs)
+        except click.ClickException:
+            raise
         except KeyboardInterrupt:
             fail("interrupted", INTERRUPTED)
         except Exception as error:

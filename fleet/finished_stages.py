@@ -1,6 +1,6 @@
 """What a finished run's stages hold, for whoever shows or exports it.
 
-Not here: writing stages (`server`, `dataset_restoration`).
+Not here: writing stages (`frame_sets`, `server`, `dataset_restoration`).
 """
 
 import json

@@ -1,6 +1,7 @@
 """The sets of frames of a run: originals, what arms delivered, and what they make of test frames; each written once.
 
-Not here: what decoding a batch comes to (`decoding`), what is learned from the frames (`server`).
+Not here: what decoding a batch comes to (`decoding`), pairs and restored frames (`dataset_restoration`), what is
+learned from frames (`server`).
 """
 
 import itertools
@@ -121,7 +122,7 @@ class FrameSets:
         """Yield an arm's payloads with the originals of their frames, a few at a time; where tells their positions."""
         first = 0
         for some in _whole_clips(records):
-            clips = [list(clip) for _, clip in itertools.groupby(some, _clip_of)]
+            clips = [list(clip) for _, clip in itertools.groupby(some, _clip_key)]
             yield Uploaded(
                 arm,
                 [_payload(clip[0]) for clip in clips],
@@ -156,7 +157,7 @@ class FrameSets:
                     else:
                         images.append(frame.image)
                         kept.append(where[at])
-                        clips.append(_clip_of(records[at]))
+                        clips.append(_clip_key(records[at]))
                         quality.append((frame.psnr_db, frame.ms_ssim))
                         pixels = frame.image.shape[0] * frame.image.shape[1]
                         told.append((records[at].used_point, 8 * frame.payload_bytes / pixels))
@@ -252,7 +253,7 @@ class FrameSets:
         return bpp
 
 
-def _clip_of(record: Record) -> tuple[int, int]:
+def _clip_key(record: Record) -> tuple[int, int]:
     """Return what the frames of one clip have in common, and no other frame: stills are clips of one frame."""
     return record.vehicle, record.clip if record.clip >= 0 else -1 - record.frame
 
@@ -260,7 +261,7 @@ def _clip_of(record: Record) -> tuple[int, int]:
 def _whole_clips(records: Iterable[Record]) -> Iterator[list[Record]]:
     """Yield records a few at a time, the frames of a clip together."""
     some: list[Record] = []
-    for _, clip in itertools.groupby(records, _clip_of):
+    for _, clip in itertools.groupby(records, _clip_key):
         some += clip
         if len(some) >= BATCH_FRAMES:
             yield some

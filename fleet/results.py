@@ -3,7 +3,7 @@
 The digest covers every measured number and nothing of wall time, so two runs of one scenario agree in it whatever the
 number of workers, the backend, or crashes on the way.
 
-Not here: how the numbers come about (`run`, `summary`), the page (`report`).
+Not here: how the numbers come about (`run_results`, `summary`), the page (`report`).
 """
 
 import hashlib
@@ -294,11 +294,19 @@ class AdaptationCurve:
 
 
 class AdaptationResults(NamedTuple):
-    """What an adaptation adds to a run's results."""
+    """What an adaptation adds to a run's results.
+
+    Attributes:
+        rows: how good each is.
+        curves: of rate and distortion.
+        notes: what happened around the adapters.
+        told: what a person should know of the comparison.
+    """
 
     rows: list[AdaptationRow]
     curves: list[AdaptationCurve]
     notes: list[SharingNote]
+    told: list[str]
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """A run: collect, decode, train, measure, report, in the order of a frame's journey.
 
-Not here: the collection (`collection`) and what the server makes of it (`server`).
+Not here: the collection (`collection`), its frames (`frame_sets`), what the server learns from them (`server`) and what
+all of it came to (`run_results`).
 """
 
 import fcntl
@@ -145,7 +146,6 @@ class Run:
         adaptation: "CodecAdaptation | None",
     ) -> Results:
         # Only now: torch takes seconds to load, and uploads should not wait for it.
-        from roadbits.fleet.adaptation_comparison import AdaptationComparison
         from roadbits.fleet.frame_sets import FrameSets
         from roadbits.fleet.run_results import RunResults
         from roadbits.fleet.server import Server
@@ -157,8 +157,10 @@ class Run:
             frames.decode()
             if server.restoration:
                 server.restoration.prepare()
-        adapted = AdaptationResults([], [], [])
+        adapted = AdaptationResults([], [], [], [])
         if adaptation:
+            from roadbits.fleet.adaptation_comparison import AdaptationComparison
+
             with self._timed("compare adaptations"):
                 comparison = AdaptationComparison(self._plan, stages, backend, display, adaptation)
                 adapted = comparison.compared(frames.originals("test"), frames.references())

@@ -49,7 +49,7 @@ class RunResults:
         restoration = [row for upload in uploads for row in self._restoration_rows(upload)]
         for codec in self._server.restoration.untold_codecs() if self._server.restoration else ():
             self._note(f"no restorer learned {codec}: its frames were restored with their codec not told")
-        for note in self._adaptation.notes if self._adaptation else ():
+        for note in (*(self._adaptation.notes if self._adaptation else ()), *adapted.told):
             self._note(note)
         if downstream and downstream[0].absent:
             self._note(f"no test label holds {', '.join(downstream[0].absent)}: left out of every mIoU")

@@ -35,14 +35,14 @@ class Server:
         restoration: of its data set, if the scenario has one.
     """
 
-    restoration: DatasetRestoration | None
-
     def __init__(self, plan: Plan, stages: Stages, frames: FrameSets, backend: Backend, display: Display) -> None:
         """Take what to do, where its output goes, which frames there are, and who computes it."""
         self._plan, self._stages, self._frames = plan, stages, frames
         self._backend, self._display = backend, display
         words = plan.scenario.restoration
-        self.restoration = DatasetRestoration(plan, stages, frames, backend, display) if words else None
+        self.restoration: DatasetRestoration | None = (
+            DatasetRestoration(plan, stages, frames, backend, display) if words else None
+        )
 
     def restore(self) -> None:
         """Train the restorers, and restore what every arm delivered."""

@@ -1,11 +1,10 @@
 """What adaptation saves and what it forgets: rate-distortion before and after, the forgetting matrix, who had it when.
 
-Not here: how the numbers come about (`fleet.codec_adaptation`).
+Not here: how the numbers come about (`fleet.adaptation_comparison`).
 """
 
 import html
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import numpy as np
 import plotly.graph_objects as go
@@ -198,13 +197,25 @@ def _one_per_domain(notes: Sequence[SharingNote]) -> list[SharingNote]:
 
 def adaptation_sentence(run: MeasuredRun) -> str:
     """Return what adaptation came to in a sentence; empty if there was none."""
-    rows = [row for row in run.results.adaptation if row.sharing != "pooled" and row.equipped]
-    if not rows:
+    kinds = [rows for rows in _by_seed(run) if rows[0].sharing != "pooled" and all(row.equipped for row in rows)]
+    if not kinds:
         return ""
-    best: Any = min(rows, key=lambda row: row.bd_rate_target)
-    elsewhere = f"{signed(best.bd_rate_source, 1)} %" if best.bd_rate_source else "as many as ever"
+    best = min(kinds, key=lambda rows: _mean([row.bd_rate_target for row in rows]))
+    changes = [row.bd_rate_target for row in best]
+    change, at_home = _mean(changes), _mean([row.bd_rate_source for row in best])
+    elsewhere = f"{signed(at_home, 1)} %" if at_home else "as many as ever"
+    exact = _mean([row.old_payloads_bit_exact for row in best])
     return (
-        f"Adapted to {best.domain} ({best.sharing}), the codec takes {number(abs(best.bd_rate_target), 1)} % "
-        f"{'fewer' if best.bd_rate_target < 0 else 'more'} bits at equal PSNR, {elsewhere} where it served before; "
-        f"{number(100 * best.old_payloads_bit_exact, 0)} % of old payloads decode bit for bit"
+        f"Adapted to {best[0].domain} ({best[0].sharing}), the codec takes {number(abs(change), 1)}"
+        f"{_half_range(changes)} % {'fewer' if change < 0 else 'more'} bits at equal PSNR, {elsewhere} where it served before; "
+        f"{number(100 * exact, 0)} % of old payloads decode bit for bit"
     )
+
+
+def _mean(values: Sequence[float]) -> float:
+    return float(np.mean(values))
+
+
+def _half_range(values: Sequence[float]) -> str:
+    """Return half the distance from the lowest to the highest of several seeds."""
+    return f" ± {number((max(values) - min(values)) / 2, 1)}" if len(values) > 1 else ""

@@ -24,7 +24,15 @@ def headline(run: MeasuredRun) -> Html:
     sentences = _of_segmentation(run, arms) if setups_of(arms) else _of_distortion(arms)
     adapted = adaptation_sentence(run)
     sentences += [_sentence(adapted)] if adapted else []
-    return element("p", join([*sentences, *_of_traffic(arms)], " "), class_="headline")
+    sentences += _of_traffic(arms)
+    return element("p", join([*sentences, *_of_ranges(run)], " "), class_="headline")
+
+
+def _of_ranges(run: MeasuredRun) -> list[Html]:
+    """Say what the ranges of the sentences before are."""
+    told = ["± is half the range over seeds"] * (len(run.seeds) > 1)
+    told += ["ranges in brackets are intervals of 90 %"] * bool(run.results.restoration)
+    return [Html(f"({', '.join(told)}.)")] if told else []
 
 
 def _of_segmentation(run: MeasuredRun, arms: Sequence[MeasuredArm]) -> list[Html]:

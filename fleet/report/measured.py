@@ -43,6 +43,7 @@ class Spread:
     def less(self, other: "Spread") -> "Spread":
         """Return the difference, seed by seed of those that both have."""
         common = self.by_seed.keys() & other.by_seed.keys()
+        assert common
         return Spread({seed: self.by_seed[seed] - other.by_seed[seed] for seed in sorted(common)})
 
 

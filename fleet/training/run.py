@@ -4,8 +4,7 @@ The folder holds `config.yaml` (resolved), `cache/`, `checkpoint.safetensors`, `
 validation), `log.jsonl` and `curves.html`. A training that was stopped and resumed ends with the same bits as one that
 was not, on the same machine with the same number of threads.
 
-Not here: the loop (`codecs.training.rate_distortion`), the measuring (`validation`), the words
-(`still_config`).
+Not here: the loop (`codecs.training.rate_distortion`), the measuring (`validation`), the words (`still_config`).
 """
 
 from collections.abc import Callable

@@ -1,7 +1,6 @@
 """The words of a still codec's training: one validated, typed tree of plain data.
 
-Not here: those of clip codecs (`clip_config`), reading files (`file`), running a training
-(`run`).
+Not here: those of clip codecs (`clip_config`), reading files (`file`), running a training (`run`).
 """
 
 import os

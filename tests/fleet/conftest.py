@@ -163,3 +163,11 @@ def _write_stages(run_folder: Path) -> None:
             (folder / "rate.json").write_text("0.5")
             for setup in plan.setups:
                 write(plan.measure_key(plan.jobs_of(setup, arm, 0)[0]), "predictions", 3, below=11)
+
+
+@pytest.fixture
+def empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Work in an empty folder without data."""
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    monkeypatch.setenv("ROADBITS_DATA", str(tmp_path / "no-data"))

@@ -12,13 +12,7 @@ from roadbits.fleet.run import Run
 from roadbits.fleet.store import StoreError
 from tests.fleet.command_line import done, failed, picture, roadbits
 
-
-@pytest.fixture(autouse=True)
-def empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Work in an empty folder without data."""
-    (tmp_path / "here").mkdir()
-    monkeypatch.chdir(tmp_path / "here")
-    monkeypatch.setenv("ROADBITS_DATA", str(tmp_path / "no-data"))
+pytestmark = pytest.mark.usefixtures("empty_folder")
 
 
 def scenario(name: str = "mine", **changes: str) -> Path:

@@ -16,12 +16,7 @@ from tests.fleet.command_line import HEIGHT, WIDTH, done, failed, picture, roadb
 CODECS = pytest.mark.parametrize("codec", LEGACY_CODECS, ids=lambda codec: codec.name)
 
 
-@pytest.fixture(autouse=True)
-def empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Work in an empty folder without data."""
-    (tmp_path / "here").mkdir()
-    monkeypatch.chdir(tmp_path / "here")
-    monkeypatch.setenv("ROADBITS_DATA", str(tmp_path / "no-data"))
+pytestmark = pytest.mark.usefixtures("empty_folder")
 
 
 @CODECS

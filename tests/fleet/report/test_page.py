@@ -60,9 +60,15 @@ def test_headline_says_what_a_bit_buys(results: Results, save_run: Save) -> None
     assert "CO 61.0 ± 1.0 % with webp quality=10 (0.200 bpp)" in text
     assert "The cheapest, webp quality=10 (0.200 bpp), is 10.0 ± 0.0 points below OO in CO." in text
     assert "No arm comes within one point of OO." in text
-    assert "5.0 to 5.0 MB travel per vehicle-hour" in text
+    assert "5.0 to 5.0 MB travel per vehicle-hour. (± is half the range over seeds.)" in text
     assert results.digest in text
     assert "scenario.yaml --out NEW_DIR" in text
+
+
+def test_an_arm_above_the_ideal_is_said_to_be(results: Results, save_run: Save) -> None:
+    better = [replace(row, miou=row.miou + 0.4) if row.setup == "CO" else row for row in results.downstream]
+    text = re.sub(r"</?b>", "", _page(save_run(replace(results, downstream=better))))
+    assert "The cheapest, webp quality=10 (0.200 bpp), is 30.0 ± 0.0 points above OO in CO." in text
 
 
 def test_charts_hold_means_and_the_range_over_seeds(results: Results, save_run: Save) -> None:

@@ -9,11 +9,12 @@ import numpy as np
 import PIL.Image
 import pytest
 import torch
-from click.testing import CliRunner, Result
+from click.testing import Result
 from safetensors.torch import load_file
 
 from roadbits.codecs.training.rate_distortion import RateDistortionTraining
-from roadbits.fleet.cli import cli
+from tests.fleet import command_line
+from tests.fleet.command_line import roadbits
 
 CAE = "{kind: cae, channels: 8}"
 HYPERPRIOR = "{kind: hyperprior, channels: 8, latent_channels: 12}"
@@ -54,22 +55,16 @@ def config(name: str = "tiny", **changes: str) -> str:
 
 
 def train(*arguments: object) -> Result:
-    return CliRunner().invoke(cli, ["train", "--quiet", *map(str, arguments)], prog_name="roadbits")
+    return roadbits("train", "--quiet", *arguments)
 
 
 def done(*arguments: object) -> str:
-    result = train(*arguments)
-    assert result.exit_code == 0, result.output
-    return result.stdout.strip()
+    """Return the file that a training ends with."""
+    return command_line.done("train", "--quiet", *arguments).strip()
 
 
 def failed(code: int, *arguments: object) -> str:
-    result = train(*arguments)
-    assert result.exit_code == code, result.output
-    assert isinstance(result.exception, SystemExit)
-    assert result.stdout == ""
-    assert "Traceback" not in result.stderr
-    return result.stderr
+    return command_line.failed(code, "train", "--quiet", *arguments)
 
 
 def checkpoint(folder: str) -> dict[str, torch.Tensor]:

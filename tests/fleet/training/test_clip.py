@@ -5,7 +5,6 @@ import numpy as np
 import PIL.Image
 import pytest
 import torch
-from click.testing import CliRunner, Result
 from safetensors.torch import load_file
 
 from roadbits.codecs.catalogue import clip_codec_of, still_or_clip_codec_named
@@ -13,8 +12,9 @@ from roadbits.codecs.image import list_images, read_clip, read_image
 from roadbits.codecs.neural.slim_clip import SlimClip
 from roadbits.codecs.neural.slimcae import SlimCAE
 from roadbits.codecs.training.freezing import freeze_widths
-from roadbits.fleet.cli import cli
 from roadbits.fleet.training.file import load_training
+from tests.fleet.command_line import done, roadbits
+from tests.fleet.training import recipes
 
 PHOTOGRAPHS = "{kind: moving-photographs, path: pictures, clips: 4, frames: 4, side: 64}"
 HELD_OUT = "{kind: moving-photographs, path: held-out, clips: 1, frames: 3, side: 64, seed: 9}"
@@ -55,25 +55,8 @@ def config(name: str = "tiny", **changes: str) -> str:
     return str(path)
 
 
-def run(*arguments: object) -> Result:
-    return CliRunner().invoke(cli, list(map(str, arguments)), prog_name="roadbits")
-
-
-def done(*arguments: object) -> str:
-    result = run(*arguments)
-    assert result.exit_code == 0, result.output
-    return result.stdout.strip()
-
-
-def failed(*arguments: object) -> str:
-    result = run(*arguments)
-    assert result.exit_code == 2, result.output
-    assert "Traceback" not in result.stderr
-    return " ".join(result.stderr.split())
-
-
 def test_a_training_ends_with_a_codec_of_clips() -> None:
-    model = done("train", "--quiet", config())
+    model = recipes.done(config())
     codec = still_or_clip_codec_named(f"slimvc:{model}")
     assert isinstance(codec, SlimClip)
     assert codec.model.description.steps == 8
@@ -85,8 +68,8 @@ def test_a_training_ends_with_a_codec_of_clips() -> None:
     done("encode", "pictures", "p.rb", "--codec", f"slimvc:{model}")
     payload = Path("p.rb").read_bytes()
     assert clip_codec_of(payload, [codec]) is codec
-    assert "payload needs the slimcae model" in run("decode", "p.rb", "out").stderr
-    assert done("decode", "p.rb", "out", "--codec", f"slimvc:{model}") == "96 x 128 pixels, 2 frames"
+    assert "payload needs the slimcae model" in roadbits("decode", "p.rb", "out").stderr
+    assert done("decode", "p.rb", "out", "--codec", f"slimvc:{model}") == "96 x 128 pixels, 2 frames\n"
     decoded = [read_image(path) for path in list_images(Path("out"))]
     clip = read_clip(list_images(Path("pictures")))
     expected = codec.decode(codec.encode(clip, codec.points[len(codec.points) // 2]))
@@ -94,11 +77,11 @@ def test_a_training_ends_with_a_codec_of_clips() -> None:
 
 
 def test_a_resumed_training_ends_with_the_same_bits() -> None:
-    done("train", "--quiet", config())
+    recipes.done(config())
     whole = load_file("trainings/tiny/checkpoint.safetensors")
-    done("train", "--quiet", config("short", steps="3", cooldown="0"), "--out", "stopped")
-    done("train", "--quiet", config("long", cooldown="0"), "--out", "straight")
-    done("train", "--quiet", config("long", cooldown="0"), "--out", "stopped", "--resume")
+    recipes.done(config("short", steps="3", cooldown="0"), "--out", "stopped")
+    recipes.done(config("long", cooldown="0"), "--out", "straight")
+    recipes.done(config("long", cooldown="0"), "--out", "stopped", "--resume")
     straight, resumed = (load_file(f"{folder}/checkpoint.safetensors") for folder in ("straight", "stopped"))
     assert straight.keys() == resumed.keys() == whole.keys()
     assert all(torch.equal(straight[name], resumed[name]) for name in straight)
@@ -106,7 +89,7 @@ def test_a_resumed_training_ends_with_the_same_bits() -> None:
 
 
 def test_a_file_is_found_again_beside_its_still_codec() -> None:
-    model = done("train", "--quiet", config())
+    model = recipes.done(config())
     Path("elsewhere").mkdir()
     for file in (Path(model), Path("still.safetensors")):
         file.rename(Path("elsewhere") / file.name)
@@ -117,7 +100,7 @@ def test_a_file_is_found_again_beside_its_still_codec() -> None:
 
 
 def test_the_words_survive_a_round_trip() -> None:
-    done("train", "--quiet", config())
+    recipes.done(config())
     assert load_training(Path("trainings/tiny/config.yaml")) == load_training(Path("tiny.yaml"))
 
 
@@ -142,12 +125,12 @@ def test_the_words_survive_a_round_trip() -> None:
     ],
 )
 def test_wrong_words_are_told(changes: dict[str, str], message: str) -> None:
-    assert message in failed("train", "--quiet", config(**changes))
+    assert message in recipes.failed(2, config(**changes))
 
 
 def test_a_street_drives_at_every_interval() -> None:
     street = "{kind: street, seed: 1, drives: 2, frames: 3, intervals_s: [0.05, 0.5], sizes: [[64, 64]]}"
-    done("train", "--quiet", config(data=f"[{{weight: 1, clips: {street}}}]"))
+    recipes.done(config(data=f"[{{weight: 1, clips: {street}}}]"))
     (cache,) = (path for path in Path("trainings/tiny/cache").glob("street*.bin"))
     clips = np.fromfile(cache, np.uint8).reshape(2, 3, 64, 64, 3).astype(int)
     slow, fast = (np.abs(clip[1:] - clip[:-1]).mean() for clip in clips)

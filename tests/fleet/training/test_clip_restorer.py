@@ -8,17 +8,16 @@ import numpy as np
 import PIL.Image
 import pytest
 import torch
-from click.testing import CliRunner, Result
 from safetensors.torch import load_file
 
 from roadbits.codecs.codec import OperatingPoint
 from roadbits.codecs.legacy.clips import H264
-from roadbits.fleet.cli import cli
 from roadbits.fleet.conditions import condition_of
 from roadbits.fleet.training.clip_restorer import Coded, degraded
 from roadbits.fleet.training.file import load_training
 from roadbits.restoration.dcngan_file import open_clip_restorer
 from roadbits.restoration.training import RestorerTraining
+from tests.fleet.training.recipes import done, failed, train
 
 CLIPS = "{kind: moving-photographs, path: pictures, clips: 3, frames: 4, side: 64}"
 HELD_OUT = "{kind: moving-photographs, path: held-out, clips: 2, frames: 3, side: 64, seed: 9}"
@@ -55,23 +54,6 @@ def config(name: str = "tiny", **changes: str) -> str:
     return str(path)
 
 
-def train(*arguments: object) -> Result:
-    return CliRunner().invoke(cli, ["train", "--quiet", *map(str, arguments)], prog_name="roadbits")
-
-
-def done(*arguments: object) -> str:
-    result = train(*arguments)
-    assert result.exit_code == 0, result.output
-    return result.stdout.strip()
-
-
-def failed(*arguments: object) -> str:
-    result = train(*arguments)
-    assert result.exit_code == 2, result.output
-    assert "Traceback" not in result.stderr
-    return " ".join(result.stderr.split())
-
-
 def test_a_training_ends_with_a_restorer_and_how_good_it_is() -> None:
     restorer = open_clip_restorer(Path(done(config(learning_rate="0.05", steps="12"))).read_bytes())
     assert restorer.spec.codecs == ("hevc-lowdelay",)
@@ -106,7 +88,7 @@ def test_a_resumed_training_ends_with_the_same_bits(stopped_after: str, monkeypa
 
     monkeypatch.setattr(clip_restorer, "write_whole", write_and_stop)
     assert train(config(), "--out", "stopped").exit_code == 130
-    assert "add --resume" in failed(config(), "--out", "stopped")
+    assert "add --resume" in failed(2, config(), "--out", "stopped")
     done(config(), "--out", "stopped", "--resume")
     straight, resumed = (load_file(f"{folder}/model.safetensors") for folder in ("straight", "stopped"))
     assert all(torch.equal(straight[name], resumed[name]) for name in straight)
@@ -165,4 +147,4 @@ def test_a_restorer_is_told_how_a_clip_was_coded() -> None:
     ],
 )
 def test_wrong_words_are_told(changes: dict[str, str], message: str) -> None:
-    assert message in failed(config(**changes))
+    assert message in failed(2, config(**changes))

@@ -5,7 +5,6 @@ import numpy as np
 import PIL.Image
 import pytest
 import torch
-from click.testing import CliRunner, Result
 from safetensors.torch import load_file
 
 from roadbits.codecs.catalogue import codec_named
@@ -13,8 +12,9 @@ from roadbits.codecs.image import read_image
 from roadbits.codecs.neural.hyperprior import Hyperprior
 from roadbits.codecs.neural.still import NeuralStill
 from roadbits.codecs.training.freezing import freeze
-from roadbits.fleet.cli import cli
 from roadbits.fleet.training.file import load_training
+from tests.fleet.command_line import done, roadbits
+from tests.fleet.training import recipes
 
 STILL = "hyperprior:still.safetensors"
 
@@ -49,25 +49,8 @@ def config(name: str = "tiny", **changes: str) -> str:
     return str(path)
 
 
-def run(*arguments: object) -> Result:
-    return CliRunner().invoke(cli, list(map(str, arguments)), prog_name="roadbits")
-
-
-def done(*arguments: object) -> str:
-    result = run(*arguments)
-    assert result.exit_code == 0, result.output
-    return result.stdout.strip()
-
-
-def failed(*arguments: object) -> str:
-    result = run(*arguments)
-    assert result.exit_code == 2, result.output
-    assert "Traceback" not in result.stderr
-    return " ".join(result.stderr.split())
-
-
 def test_a_training_ends_with_the_codec_and_its_context() -> None:
-    file = done("train", "--quiet", config())
+    file = recipes.done(config())
     codec, before = codec_named(f"hyperprior:{file}"), codec_named(STILL)
     assert isinstance(codec, NeuralStill)
     assert codec.model.description.context is not None
@@ -82,31 +65,31 @@ def test_a_training_ends_with_the_codec_and_its_context() -> None:
     done("decode", "p.rb", "decoded.png", "--codec", f"hyperprior:{file}")
     expected = before.decode(before.encode(image, before.points[0]))
     assert np.array_equal(read_image(Path("decoded.png")), expected)
-    assert "payload needs" in run("decode", "p.rb", "again.png", "--codec", STILL).stderr
+    assert "payload needs" in roadbits("decode", "p.rb", "again.png", "--codec", STILL).stderr
 
 
 def test_a_resumed_training_ends_with_the_same_bits() -> None:
-    done("train", "--quiet", config("short", steps="3", cooldown="0"), "--out", "stopped")
-    done("train", "--quiet", config("long", cooldown="0"), "--out", "straight")
-    done("train", "--quiet", config("long", cooldown="0"), "--out", "stopped", "--resume")
+    recipes.done(config("short", steps="3", cooldown="0"), "--out", "stopped")
+    recipes.done(config("long", cooldown="0"), "--out", "straight")
+    recipes.done(config("long", cooldown="0"), "--out", "stopped", "--resume")
     straight, resumed = (load_file(f"{folder}/checkpoint.safetensors") for folder in ("straight", "stopped"))
     assert straight.keys() == resumed.keys()
     assert all(torch.equal(straight[name], resumed[name]) for name in straight)
 
 
 def test_a_context_may_be_trained_anew_and_only_the_codec_stays() -> None:
-    first = done("train", "--quiet", config())
+    first = recipes.done(config())
     again = config("again", codec=f"{{still: 'hyperprior:{first}', groups: [12], channels: 6}}")
-    model = codec_named(f"hyperprior:{done('train', '--quiet', again)}")
+    model = codec_named(f"hyperprior:{recipes.done(again)}")
     assert isinstance(model, NeuralStill)
     assert model.model.description.context is not None
     assert model.model.description.context.groups == (12,)
 
 
 def test_a_checkpoint_of_other_groups_is_refused() -> None:
-    done("train", "--quiet", config())
+    recipes.done(config())
     other = config(codec=f"{{still: '{STILL}', groups: [6, 6], channels: 6}}")
-    assert "codec.groups: [4, 8] there, [6, 6] here" in failed("train", "--quiet", other, "--resume")
+    assert "codec.groups: [4, 8] there, [6, 6] here" in recipes.failed(2, other, "--resume")
 
 
 @pytest.mark.parametrize(
@@ -120,7 +103,7 @@ def test_a_checkpoint_of_other_groups_is_refused() -> None:
     ],
 )
 def test_a_codec_that_cannot_have_such_a_context_is_refused(codec: str, expected: str) -> None:
-    assert expected in failed("train", "--quiet", config(codec=codec))
+    assert expected in recipes.failed(2, config(codec=codec))
     assert not Path("trainings").exists()
 
 
