@@ -1,5 +1,7 @@
 """The README and the scenarios' README say what is there."""
 
+import shutil
+import textwrap
 from pathlib import Path
 
 import pytest
@@ -46,3 +48,13 @@ def test_every_scenario_is_in_the_scenarios_readme_and_has_its_file_s_name(scena
     (words,) = load_scenario(scenario)
     assert words.name == scenario.stem
     assert words.question
+
+
+def test_the_readme_s_scenario_of_ones_own_is_valid(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    begin = README.index("    name: own\n")
+    text = textwrap.dedent(README[begin : README.index("\n\n", begin)])
+    monkeypatch.chdir(tmp_path)
+    shutil.copyfile(ROOT / "codecs" / "weights" / "cae.safetensors", "mine.safetensors")
+    Path("own.yaml").write_text(text)
+    (own,) = load_scenario(Path("own.yaml"))
+    assert [choice.name for choice in own.codecs] == ["jpeg", "cae:mine.safetensors"]
