@@ -207,8 +207,8 @@ def adaptation_sentence(run: MeasuredRun) -> str:
     exact = _mean([row.old_payloads_bit_exact for row in best])
     return (
         f"Adapted to {best[0].domain} ({best[0].sharing}), the codec takes {number(abs(change), 1)}"
-        f"{_half_range(changes)} % {'fewer' if change < 0 else 'more'} bits at equal PSNR, {elsewhere} where it served before; "
-        f"{number(100 * exact, 0)} % of old payloads decode bit for bit"
+        f"{_half_range(changes)} % {'fewer' if change < 0 else 'more'} bits at equal PSNR, {elsewhere} where it served "
+        f"before; {number(100 * exact, 0)} % of old payloads decode bit for bit"
     )
 
 
