@@ -12,7 +12,7 @@ it codes with it. Central: vehicles send their frames without loss, the server t
 Not here: noticing and training (`adapting`), which of it is computed anew (`codec_adaptation`).
 """
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import assert_never
@@ -104,6 +104,31 @@ class AdapterLinks:
         return tuple(self._taken[vehicle])
 
 
+class Computers:
+    """The vehicles' computers as trainings use them: one at a time, whatever their domains."""
+
+    def __init__(self) -> None:
+        """Begin with all of them idle."""
+        self._busy: defaultdict[int, list[tuple[int, int]]] = defaultdict(list)
+
+    def train(self, vehicle: int, at_us: int, seconds: float) -> int:
+        """Train for some seconds from some time on, and return when that is done, in microseconds.
+
+        It waits for other trainings, and uses the time that they leave, as adapters do on links.
+        """
+        busy = self._busy[vehicle]
+        done_us, left_us = at_us, _us(seconds)
+        for begin_us, end_us in busy:
+            idle_us = max(0, begin_us - done_us)
+            if left_us <= idle_us:
+                break
+            left_us -= idle_us
+            done_us = max(done_us, end_us)
+        done_us += left_us
+        self._busy[vehicle] = sorted([*busy, *_between(at_us, done_us, busy)])
+        return done_us
+
+
 def training_macs(words: Adaptation, steps: int) -> int:
     """Return the multiply-accumulates of some steps of training, forward and backward."""
     codec = source_codec(words)
@@ -148,12 +173,14 @@ class Exchanges:
         seed: of training.
         links: of the vehicles.
         train: computes trainings.
+        computers: of the vehicles.
     """
 
     scenario: Scenario
     seed: int
     links: AdapterLinks
     train: TrainAll
+    computers: Computers = field(default_factory=Computers)
 
     @property
     def words(self) -> Adaptation:
@@ -184,7 +211,8 @@ class Exchanges:
         for notice, update in zip(notices, self.train(f"local, {domain}", jobs), strict=True):
             if isinstance(update, str):
                 continue
-            trained_us = notice.ready_us + _us(training_seconds(self.scenario, notice.vehicle, self.words.all_steps))
+            seconds = training_seconds(self.scenario, notice.vehicle, self.words.all_steps)
+            trained_us = self.computers.train(notice.vehicle, notice.ready_us, seconds)
             told_us = self.links.carry(notice.vehicle, trained_us, len(update))
             # It may use what it trained at once: the link carries the adapter before any frame coded with it.
             found.equipped.append(Equipped(notice.vehicle, domain, trained_us, told_us, update))
@@ -232,7 +260,6 @@ class _Federated:
         self._reported_us: dict[int, int] = {}
         self._now_us = 0
         self._times: dict[int, tuple[int, int]] = {}
-        self._trained_us: dict[int, int] = {}
 
     def exchange(self) -> Exchange:
         """Hold the rounds and hand out what came of them."""
@@ -288,9 +315,8 @@ class _Federated:
             self._found.trained_macs[vehicle] += training_macs(words, words.steps)
             size = REPORT_BYTES if isinstance(outcome, str) else len(outcome)
             # Who was too late for the last round trains for it still.
-            begun_us = max(asked_us, self._trained_us.get(vehicle, 0))
-            self._trained_us[vehicle] = begun_us + _us(seconds)
-            arrival_us = self._carry(vehicle, self._trained_us[vehicle], size)
+            trained_us = self._exchanges.computers.train(vehicle, asked_us, seconds)
+            arrival_us = self._carry(vehicle, trained_us, size)
             ends.append(min(arrival_us, closes_us))
             updates.append(self._received(vehicle, outcome, (arrival_us - begin_us) / US_PER_S))
         self._now_us = max(ends)

@@ -13,6 +13,7 @@ from roadbits.codecs.neural.still import NeuralStill
 from roadbits.fleet.adapter_exchange import (
     REPORT_BYTES,
     AdapterLinks,
+    Computers,
     Exchange,
     Exchanges,
     training_macs,
@@ -233,3 +234,21 @@ def test_a_vehicle_that_is_late_trains_for_one_round_after_the_other() -> None:
     begins_s = [begin / US for begin, _ in links.taken(0)]
     opened_s = found.rounds[0].begin_s + carried_s(REPORT_BYTES)
     assert begins_s[-2:] == pytest.approx([opened_s + train_s, opened_s + 2 * train_s], abs=1e-3)
+
+
+def test_a_computer_trains_for_one_domain_after_the_other() -> None:
+    computers = Computers()
+    assert computers.train(0, 10 * US, 5) == 15 * US
+    assert computers.train(0, 12 * US, 5) == 20 * US  # waits
+    assert computers.train(1, 12 * US, 5) == 17 * US  # another vehicle's does not
+    assert computers.train(0, 6 * US, 6) == 22 * US  # worked out later: four seconds before the others, two after
+    assert computers.train(0, 0, 6) == 6 * US
+    assert computers.train(0, 0, 1) == 23 * US
+
+
+def test_a_vehicle_that_notices_two_domains_trains_for_them_in_turn() -> None:
+    words = scenario(vehicles=1, sharing="local")
+    exchanges = Exchanges(words, 0, AdapterLinks(words), lambda name, jobs: [update() for _ in jobs])
+    alone_s = training_seconds(words, 0, 16)
+    ends = [exchanges.by("local", domain, notices(1)).equipped[0].from_us / US for domain in ("dusk", "night")]
+    assert ends == pytest.approx([1 + alone_s, 1 + 2 * alone_s], abs=1e-5)
