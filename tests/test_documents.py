@@ -1,5 +1,6 @@
 """The README and the scenarios' README say what is there."""
 
+import re
 import shutil
 import textwrap
 from pathlib import Path
@@ -58,3 +59,17 @@ def test_the_readme_s_scenario_of_ones_own_is_valid(tmp_path: Path, monkeypatch:
     Path("own.yaml").write_text(text)
     (own,) = load_scenario(Path("own.yaml"))
     assert [choice.name for choice in own.codecs] == ["jpeg", "cae:mine.safetensors"]
+
+
+def test_cards_agree_on_which_of_two_codecs_needs_fewer_bits() -> None:
+    changes: dict[tuple[str, str], list[float]] = {}
+    for card in sorted((ROOT / "codecs" / "weights").glob("*.md")):
+        for row in re.findall(
+            r"^\| (\S+) \| (\S+) \| ([+-][\d.]+) \| ([+-][\d.]+) \|$", card.read_text(), re.MULTILINE
+        ):
+            changes[row[0], row[1]] = [1 + float(percent) / 100 for percent in row[2:]]
+    both = [pair for pair in changes if pair[::-1] in changes]
+    assert len(both) >= 6
+    for one, other in both:
+        for change, inverse in zip(changes[one, other], changes[other, one], strict=True):
+            assert change * inverse == pytest.approx(1, abs=0.002), (one, other)
