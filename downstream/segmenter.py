@@ -24,6 +24,10 @@ from roadbits.downstream.pretrained import LITE0, load_lite0
 _STRIDE = 32
 
 
+class SegmenterDiverged(Exception):
+    """A segmenter whose output is no number."""
+
+
 @dataclass(frozen=True)
 class SegmenterSpec:
     """Which network.
@@ -88,9 +92,16 @@ class Segmenter(nn.Module):
 
 
 def predict(segmenter: Segmenter, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Return the predicted class ids uint8 (H, W) of an image uint8 (H, W, 3)."""
+    """Return the predicted class ids uint8 (H, W) of an image uint8 (H, W, 3).
+
+    Raises:
+        SegmenterDiverged: if its logits are not finite, as after a training that diverged in its last step.
+    """
     device = next(segmenter.parameters()).device
     x = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))[None].to(device)
     with torch.inference_mode(), reduced_precision(device):
-        classes = segmenter.eval()(x).argmax(1)[0]
+        logits = segmenter.eval()(x)
+    if not torch.isfinite(logits).all():
+        raise SegmenterDiverged("what the segmenter gives is not finite: train it with a lower learning rate")
+    classes = logits.argmax(1)[0]
     return cast(NDArray[np.uint8], classes.to(torch.uint8).cpu().numpy())

@@ -39,7 +39,7 @@ def segmenter_sight(segmenter: Segmenter) -> tuple[Sight, list[int]]:
     levels: list[Tensor] = []
 
     def keep(encoder: nn.Module, inputs: tuple[Tensor], outputs: Sequence[Tensor]) -> None:
-        levels[:] = outputs[1:]
+        levels[:] = [level for level in outputs[1:] if level.shape[1]]
 
     network.encoder.register_forward_hook(keep)
 
@@ -50,7 +50,9 @@ def segmenter_sight(segmenter: Segmenter) -> tuple[Sight, list[int]]:
         return seen
 
     num_classes = int(network.segmentation_head[0].out_channels)
-    return see, [*(int(channels) for channels in network.encoder.out_channels[1:]), num_classes]
+    # Some encoders have no level of stride 2: it is there, without a channel.
+    channels = [int(count) for count in network.encoder.out_channels[1:] if count]
+    return see, [*channels, num_classes]
 
 
 def _sight_of(encoder: nn.Module) -> Sight:

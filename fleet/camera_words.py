@@ -1,7 +1,7 @@
 """The words of what a fleet drives through: generated streets, data sets, folders and videos.
 
-Each may set frames apart that test vehicles bring home on disk: the server's reference frames, from which alone the
-restorers of a run learn.
+Each may set frames apart that test vehicles bring home on disk: the server's reference frames, from which the restorers
+of a run learn (that of kind `task` also from a segmenter that was trained on uploads).
 
 Not here: opening what the words name (`sources`), the rest of a scenario (`scenario`).
 """

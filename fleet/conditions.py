@@ -4,16 +4,42 @@ Not here: how a network takes it (`roadbits.restoration.condition`).
 """
 
 import math
+from collections.abc import Sequence
 from functools import cache
+from typing import Literal
 
 from roadbits.codecs.catalogue import still_or_clip_codec_named
 from roadbits.codecs.codec import OperatingPoint
 from roadbits.restoration.condition import Condition
 
+_WRONG_RATE = 8.0
+"""By how much a rate is wrong where it has to be and there is no other to take."""
+
 
 def condition_of(codec: str, point: str, bpp: float) -> Condition:
     """Return the condition of a frame that a codec encoded at a point to a rate."""
     return Condition(codec, position_of(codec, point), bpp)
+
+
+def as_told(truth: Condition, how: Literal["told", "untold", "wrong"], known: Sequence[Condition]) -> Condition:
+    """Return what a restorer is told of a frame.
+
+    Args:
+        truth: of the frame.
+        how: the truth, nothing of the codec, or something wrong.
+        known: one for each codec and point that the restorer learned, with its mean rate: wrong is the one of these
+            whose rate is farthest off; eight times the rate and the other end of the ladder where there is no other.
+    """
+    match how:
+        case "told":
+            return truth
+        case "untold":
+            return Condition("", truth.position, truth.bpp)
+        case "wrong":
+            farthest = max(known, key=lambda each: abs(math.log(each.bpp / truth.bpp)), default=truth)
+            if (farthest.codec, farthest.position) != (truth.codec, truth.position):
+                return farthest
+            return Condition(truth.codec, 1 - truth.position, _WRONG_RATE * truth.bpp)
 
 
 @cache

@@ -17,7 +17,7 @@ from roadbits.codecs.codec import Image, OperatingPoint
 from roadbits.fleet.archive import Archive, Arrays, ArraysWriter, common_frame
 from roadbits.fleet.backend import Backend, Shared
 from roadbits.fleet.cameras.frame import DataError
-from roadbits.fleet.conditions import condition_of
+from roadbits.fleet.conditions import as_told, condition_of
 from roadbits.fleet.decoding import BATCH_FRAMES, OnBoard, compress_on_board
 from roadbits.fleet.frame_sets import FrameSets
 from roadbits.fleet.learning import LabelledSet, network_of
@@ -43,9 +43,6 @@ from roadbits.restoration.dcngan_file import spec_of
 from roadbits.restoration.network import RestorerSpec, names_of
 from roadbits.restoration.training import Pairs
 from roadbits.restoration.unsharp import UNTOUCHED, Unsharp
-
-_WRONG_RATE = 8.0
-"""By how much a rate is wrong where it has to be and there is no other to take."""
 
 
 @dataclass(frozen=True)
@@ -229,8 +226,10 @@ class DatasetRestoration:
 
     def _restore_arm(self, arm: Arm, kind: RestorerKind | None) -> None:
         degraded, originals = self._frames.delivered(arm), self._frames.originals("train").images
-        known = [] if kind == "dcngan" else self._plan.learned()
-        conditions = [self._told(condition_of(arm.source, point, bpp), known) for point, bpp in self._frames.told(arm)]
+        learned = [] if kind == "dcngan" else self._plan.learned()
+        known = [condition_of(each.codec, each.point, self._mean_bpp(each)) for each in learned]
+        truths = [condition_of(arm.source, point, bpp) for point, bpp in self._frames.told(arm)]
+        conditions = [as_told(truth, self._words.condition, known) for truth in truths]
         undone = [originals[k] for k in self._frames.positions(arm)]
         if kind == "dcngan":
             restored = self._restored_clips(self._frames.clip_frames(arm), degraded, conditions, undone)
@@ -306,21 +305,6 @@ class DatasetRestoration:
     def _mean_bpp(self, learned: Arm) -> float:
         folder = self._stages.folder(self._plan.pairs_key(learned))
         return float(np.mean(json.loads((folder / "bpp.json").read_text())))
-
-    def _told(self, truth: Condition, known: Sequence[Arm]) -> Condition:
-        """Return what a restorer is told of a frame, given the codecs and points of which it can be told wrongly."""
-        match self._words.condition:
-            case "told":
-                return truth
-            case "untold":
-                return Condition("", truth.position, truth.bpp)
-            case "wrong":
-                farthest = max(known, key=lambda each: abs(math.log(self._mean_bpp(each) / truth.bpp)), default=None)
-                if farthest is not None:
-                    wrong = condition_of(farthest.codec, farthest.point, self._mean_bpp(farthest))
-                    if (wrong.codec, wrong.position) != (truth.codec, truth.position):
-                        return wrong
-                return Condition(truth.codec, 1 - truth.position, _WRONG_RATE * truth.bpp)
 
     def restored(self, arm: Arm, kind: RestorerKind) -> Arrays:
         """Return what an arm delivered, restored, in its order."""

@@ -73,7 +73,8 @@ def export(run_folder: Path, results: Results, choice: Choice, out: Path, show: 
     restorer = _restorer(folders, choice, arm)
     if out.exists() and any(out.iterdir()):
         raise ExportError(f"{out} is not empty: choose a new folder")
-    parts = {"train": _train(folders, arm, restorer), "val": _test(folders, arm, choice.setup)}
+    trained_on = None if choice.setup.training is Frames.ORIGINAL else arm
+    parts = {"train": _train(folders, trained_on, restorer), "val": _test(folders, arm, choice.setup)}
     total, entries = sum(map(len, parts.values())), []
     for split, frames in parts.items():
         for frame in frames:

@@ -16,7 +16,7 @@ from safetensors.torch import load, save
 
 from roadbits.downstream.confusion import Confusion
 from roadbits.downstream.pretrained import PretrainedWeightsError
-from roadbits.downstream.segmenter import Segmenter, SegmenterSpec, predict
+from roadbits.downstream.segmenter import Segmenter, SegmenterDiverged, SegmenterSpec, predict
 from roadbits.downstream.training import TrainingDiverged, TrainingSpec, train_segmenter
 from roadbits.fleet.backend import BackendError, Report, Shared
 from roadbits.fleet.scenario import Downstream
@@ -135,14 +135,21 @@ def train(job: Training, report: Report) -> Trained:
 
 
 def measure(job: Measurement) -> Measured:
-    """Measure a segmenter on every frame of a test set."""
+    """Measure a segmenter on every frame of a test set.
+
+    Raises:
+        BackendError: if its output is not finite.
+    """
     torch.set_num_threads(job.words.threads)
     segmenter = Segmenter(network_of(job.words, pretrained=False), job.num_classes)
     segmenter.load_state_dict(load(job.weights))
     frames = job.frames.get()
     counts, predictions = [], []
     for position, (image, label) in enumerate(zip(frames.images, frames.labels, strict=True)):
-        predicted = predict(segmenter, image)
+        try:
+            predicted = predict(segmenter, image)
+        except SegmenterDiverged as error:
+            raise BackendError(f"test frame {position}: {error}") from error
         counts.append(Confusion.of(label, predicted, job.num_classes).counts)
         if position in job.shown:
             predictions.append(predicted)

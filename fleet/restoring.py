@@ -14,6 +14,7 @@ import torch
 
 from roadbits.codecs.codec import Image
 from roadbits.codecs.metrics import ms_ssim, psnr
+from roadbits.codecs.precision import best_device
 from roadbits.downstream.pretrained import PretrainedWeightsError
 from roadbits.downstream.segmenter import Segmenter, SegmenterSpec
 from roadbits.downstream.sight import Sight, imagenet_sight, segmenter_sight
@@ -153,9 +154,11 @@ def _split(pairs: Pairs, is_held_out: bool) -> Pairs:
 
 
 def _validate(job: RestorerJob, weights: bytes, pairs: Sequence[Pairs]) -> tuple[float, float]:
-    """Return the mean PSNR and feature distance of a few restored frames, the codecs and points evenly."""
+    """Return the mean PSNR and feature distance of a few restored frames, drawn once among all codecs and points."""
     restorer = open_restorer(job.spec, weights)
-    some = [(each, k) for k in range(_MOST_VALIDATED) for each in pairs if k < len(each.originals)][:_MOST_VALIDATED]
+    some = [(each, k) for k in range(_MOST_VALIDATED) for each in pairs if k < len(each.originals)]
+    drawn = np.random.default_rng(0).permutation(len(some))[:_MOST_VALIDATED]
+    some = [some[k] for k in sorted(drawn)]
     restored = [restore(restorer, each.degraded[k], each.conditions[k]) for each, k in some]
     originals = [each.originals[k] for each, k in some]
     qualities = [psnr(ours, theirs) for ours, theirs in zip(restored, originals, strict=True)]
@@ -278,5 +281,5 @@ def _imagenet() -> tuple[Sight, list[int]]:
 def _tensor(image: Image) -> torch.Tensor:
     """Return an image as float32 (1, 3, H, W) in 0..1, its sides repeated to multiples of 32."""
     height, width = image.shape[:2]
-    x = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))[None].float().div(255)
+    x = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))[None].to(best_device()).float().div(255)
     return torch.nn.functional.pad(x, (0, -width % 32, 0, -height % 32), mode="replicate")

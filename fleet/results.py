@@ -177,7 +177,7 @@ class RestorationRow:
         gap_closed: (miou - CO) / (OO - CO); null where there is no gap, OO above CO in 95 % of the resamples.
         gap_low: see `gap_closed`.
         gap_high: see `gap_closed`.
-        reference_frames: that were learned from; 0 for what needs none.
+        reference_frames: given to learn from, those included that are held out to stop by; 0 for what needs none.
         taken_for: of the pixels of each class, the share that was taken for each class, over all seeds; without classes
             that no label holds.
     """

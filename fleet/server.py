@@ -9,6 +9,7 @@ the results (`run_results`).
 import json
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -107,8 +108,13 @@ class Server:
         return [(sets[digest], same) for (digest, _, _), same in groups.items()]
 
     def can_train(self, job: TrainingJob) -> bool:
-        """Return whether there is a frame to train on."""
-        return job.arm is None or len(self._frames.positions(job.arm)) > 0
+        """Return whether there is a frame to train on that has a class anywhere."""
+        return job.arm is None or self._has_labels(job.arm)
+
+    @cache  # noqa: B019
+    def _has_labels(self, arm: Arm) -> bool:
+        labels, num_classes = self._frames.originals("train").labels, len(classes_of(self._plan.scenario.cameras))
+        return any((labels[k] < num_classes).any() for k in self._frames.positions(arm))
 
     def _training_set(self, job: TrainingJob) -> LabelledSet:
         """Return the originals, or an arm's decoded or restored frames with the labels of their originals."""

@@ -33,6 +33,7 @@ from torchvision.ops import deform_conv2d
 from roadbits.codecs.codec import Clip
 from roadbits.codecs.precision import reduced_precision
 from roadbits.restoration.condition import Condition, condition_vector, vector_size
+from roadbits.restoration.restoring import pixels_of
 
 FRAMES = 3
 STRIDE = 8
@@ -208,7 +209,11 @@ def triplet(clip: Clip, at: int) -> NDArray[np.uint8]:
 
 
 def restore_clip(restorer: ClipRestorer, clip: Clip, conditions: Sequence[Condition]) -> Clip:
-    """Return a clip uint8 (T, H, W, 3) restored, each frame as it was coded."""
+    """Return a clip uint8 (T, H, W, 3) restored, each frame as it was coded.
+
+    Raises:
+        RestorerWeightsError: if what comes out is not finite.
+    """
     device, (height, width) = next(restorer.parameters()).device, clip.shape[1:3]
     restored = np.empty_like(clip)
     for at, condition in enumerate(conditions):
@@ -217,5 +222,5 @@ def restore_clip(restorer: ClipRestorer, clip: Clip, conditions: Sequence[Condit
         told = torch.from_numpy(condition_vector(condition, restorer.spec.codecs))[None].to(device)
         with torch.inference_mode(), reduced_precision(device):
             image = restorer(x.to(memory_format=torch.channels_last), told)[0, :, :height, :width]
-        restored[at] = image.clamp(0, 1).mul(255).round().byte().permute(1, 2, 0).cpu().numpy()
+        restored[at] = pixels_of(image)
     return restored

@@ -7,10 +7,9 @@ from typing import TypeVar
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
-from torch import nn
+from torch import Tensor, nn
 
 from roadbits.codecs.codec import Image
 from roadbits.codecs.precision import best_device, reduced_precision
@@ -59,12 +58,27 @@ def with_weights(network: Network, weights: bytes) -> Network:
 
 
 def restore(restorer: Restorer, image: Image, condition: Condition) -> Image:
-    """Return an image uint8 (H, W, 3) restored, of any size."""
+    """Return an image uint8 (H, W, 3) restored, of any size.
+
+    Raises:
+        RestorerWeightsError: if what comes out is not finite.
+    """
     height, width = image.shape[:2]
     device = next(restorer.parameters()).device
     x = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))[None].to(device).float().div(255)
     told = torch.from_numpy(condition_vector(condition, restorer.spec.codecs))[None].to(device)
     with torch.inference_mode(), reduced_precision(device):
         restored = restorer(padded(x).to(memory_format=torch.channels_last), told)[0, :, :height, :width]
-    result: NDArray[np.uint8] = restored.clamp(0, 1).mul(255).round().byte().permute(1, 2, 0).contiguous().cpu().numpy()
+    return pixels_of(restored)
+
+
+def pixels_of(restored: Tensor) -> Image:
+    """Return what a restorer gives, (3, H, W) in 0..1, as an image uint8 (H, W, 3).
+
+    Raises:
+        RestorerWeightsError: if a number of it is not finite, as after a training that diverged in its last step.
+    """
+    if not torch.isfinite(restored).all():
+        raise RestorerWeightsError("what the restorer gives is not finite: train it with a lower learning rate")
+    result: Image = restored.clamp(0, 1).mul(255).round().byte().permute(1, 2, 0).contiguous().cpu().numpy()
     return result

@@ -2,8 +2,8 @@
 
 A first phase learns pixels. What follows is an objective's own: `mse` goes on with pixels, `perceptual` adds what a
 pretrained network sees, `gan` that and critics which must not tell restored images from originals, `task` what a
-segmenter computes. Every objective takes equally many steps. Convolution kernels are moved by Muon, the rest by Adam;
-the weights that restore are a running mean.
+segmenter computes. Every objective is given equally many steps. Convolution kernels are moved by Muon, the rest by
+Adam; the weights that restore are a running mean.
 
 Every random number of a step depends on the seed and the step alone; a checkpoint is bytes that hold weights, moments,
 critics and the step, so that another process on another machine can go on.
@@ -256,7 +256,7 @@ class RestorerTraining:
                 loss, view = self._seen(loss, restored, originals)
         loss.backward()  # type: ignore[no-untyped-call]
         norm = nn.utils.clip_grad_norm_(self.network.parameters(), _CLIP)
-        self._check_finite(loss, norm)
+        self._check_finite(("loss", loss), ("gradient's norm", norm))
         for optimiser in self._optimisers:
             optimiser.step()
             optimiser.zero_grad()
@@ -294,6 +294,7 @@ class RestorerTraining:
         with reduced_precision(self._device):
             loss = self._judgement(view)
         loss.backward()  # type: ignore[no-untyped-call]
+        self._check_finite(("critic's loss", loss))
         self._critic_optimiser.step()
         self._critic_optimiser.zero_grad()
 
@@ -303,8 +304,8 @@ class RestorerTraining:
         for mean, value in zip(self._mean.parameters(), self.network.parameters(), strict=True):
             mean.lerp_(value, 1 - keeps)
 
-    def _check_finite(self, loss: Tensor, norm: Tensor) -> None:
-        for name, value in (("loss", loss), ("gradient's norm", norm)):
+    def _check_finite(self, *values: tuple[str, Tensor]) -> None:
+        for name, value in values:
             if not torch.isfinite(value):
                 raise RestorerTrainingError(
                     f"{self.recipe.objective}, step {self.step + 1} of {self.recipe.steps}: the {name} is "

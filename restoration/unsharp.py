@@ -1,6 +1,6 @@
 """The plainest restorer: an unsharp mask, its radius and amount tuned on reference frames.
 
-A filter that has no network is what a network has to beat; tuned by the same measure, on the same frames.
+A filter that has no network is what a network has to beat; tuned by the same measure, on reference frames, too.
 
 Not here: restorers that learn (`network`).
 """

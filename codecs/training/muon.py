@@ -28,7 +28,7 @@ def orthogonalised(matrix: Tensor) -> Tensor:
     # two products with the long matrix instead of ten.
     # Its products are in float32: rounded to bfloat16, x x^T has negative eigenvalues, which the iteration blows up.
     gram = x @ x.T
-    factor = torch.eye(len(x), dtype=x.dtype)
+    factor = torch.eye(len(x), dtype=x.dtype, device=x.device)
     for _ in range(_ITERATIONS):
         polynomial: Tensor = b * gram + c * gram @ gram
         polynomial.diagonal().add_(a)

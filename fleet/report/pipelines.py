@@ -89,7 +89,8 @@ def _worth_their_bytes(runs: Sequence[MeasuredRun]) -> list[Html]:
     ]
     note = (
         "Pipelines that no other beats with as many bytes or fewer; beside each, what a codec without restoration has "
-        f"at that rate, between its points on a curve over the log of the rate ({NONE} outside of them)."
+        f"at that rate, between its points on a curve over the log of the rate ({NONE} outside of them). Of several "
+        "restorers the best on these frames is taken."
     )
     return [element("h3", "The best pipelines at equal bytes"), table(columns, rows), element("p", note, class_="note")]
 

@@ -51,11 +51,13 @@ def restoration_section(runs: Sequence[MeasuredRun]) -> Html | None:
         for k, (run, arm, rows) in enumerate(_arms(runs))
     ]
     note = (
-        "mIoU on original frames, of segmenters trained on uploads after each treatment; bars are 90 % intervals over "
-        "seeds and blocks of test frames. Dashed: OO. The gap is OO − CO; a share of it has an interval of its own, "
-        "since all are measured on the same frames. PSNR, MS-SSIM and feature distance are of the training frames: "
-        "the best of each in bold need not be the best for the segmenter. Feature distance is how differently "
-        "ImageNet's EfficientNet-Lite0 sees frame and original, which is not LPIPS."
+        "mIoU on original frames, of segmenters trained on uploads after each treatment; bars are 90 % intervals: test "
+        "frames drawn anew in blocks, and Student's t over the seeds, where there are several. Dashed: OO. The gap is "
+        "OO − CO; a gain or a share of it has an interval of its own, since all are measured on the same frames with "
+        "the same seeds. The best of many treatments is the best by luck, too: its interval knows nothing of that. "
+        "PSNR, MS-SSIM and feature distance are of the training frames: the best of each in bold need not be the best "
+        "for the segmenter. Feature distance is how differently ImageNet's EfficientNet-Lite0 sees frame and original, "
+        "which is not LPIPS."
     )
     grid = element("div", join(figures), class_="panels")
     return section(
@@ -135,7 +137,7 @@ def _columns(runs: Sequence[MeasuredRun]) -> list[Column]:
         Column("PSNR, dB", "of the training frames"),
         Column("MS-SSIM"),
         Column("feature distance", "the less, the nearer to the original in the eyes of ImageNet's EfficientNet-Lite0"),
-        Column("references", "frames learned from"),
+        Column("references", "frames given to learn from, those included that are held out to stop by"),
     ]
 
 

@@ -62,3 +62,10 @@ def test_gradients_reach_the_image_and_no_weight(of: str, segmenter: Segmenter) 
     assert x.grad is not None
     assert x.grad.abs().sum() > 0
     assert all(parameter.grad is None for parameter in segmenter.parameters())
+
+
+def test_a_level_without_channels_is_left_out() -> None:
+    sight, channels = segmenter_sight(Segmenter(SegmenterSpec("Unet", "mit_b0", pretrained=False), CLASSES))
+    levels = seen(sight, image())
+    assert [level.shape[1] for level in levels] == channels
+    assert all(level.numel() for level in levels)

@@ -7,7 +7,7 @@ import torch
 from numpy.typing import NDArray
 
 from roadbits.downstream.confusion import Confusion
-from roadbits.downstream.segmenter import Segmenter, SegmenterSpec, predict
+from roadbits.downstream.segmenter import Segmenter, SegmenterDiverged, SegmenterSpec, predict
 from roadbits.downstream.training import TrainingDiverged, TrainingSpec, train_segmenter
 
 Bytes = NDArray[np.uint8]
@@ -166,3 +166,12 @@ def test_an_unknown_network_is_refused_by_name() -> None:
         Segmenter(SegmenterSpec(options={"decoder_segmentation_channels": 17}), 2)
     with pytest.raises(ValueError, match="no_such_option"):
         Segmenter(SegmenterSpec(options={"no_such_option": 1}), 2)
+
+
+def test_a_segmenter_that_gives_no_numbers_is_told_instead_of_a_class() -> None:
+    """Finite weights, as a last step that went too far leaves them."""
+    segmenter, _ = trained()
+    for parameter in segmenter.parameters():
+        parameter.data.fill_(1e30)
+    with pytest.raises(SegmenterDiverged, match="not finite"):
+        predict(segmenter, frames([(64, 64)])[0][0])

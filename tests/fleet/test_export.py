@@ -39,6 +39,19 @@ def test_what_is_written_is_read_back_as_camvid(results: Results, save_run: Save
     np.testing.assert_array_equal(test.frame(0).image, on_board[0][0])
 
 
+def test_a_model_from_elsewhere_trains_on_originals_and_meets_compressed_frames(
+    results: Results, save_run: Save, tmp_path: Path
+) -> None:
+    run, out = save_run(results, stages=True), tmp_path / "out"
+    written(run, results, Choice(Setup.OC, ARM), out)
+    folders = StageFolders(run)
+    train, test = (open_camvid(out, split, split=split, interval_s=1) for split in ("train", "val"))
+    originals, on_board = folders.originals("train"), folders.on_board(ARM)
+    assert on_board is not None
+    for frame, image in zip((*train, *test), (*originals.images, *on_board[0]), strict=True):
+        np.testing.assert_array_equal(frame.image, image)
+
+
 def test_originals_need_no_choice(results: Results, save_run: Save, tmp_path: Path) -> None:
     run, out = save_run(results, stages=True), tmp_path / "out"
     written(run, results, Choice(Setup.OO), out)

@@ -3,6 +3,7 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save
 from torch import Tensor
 from torch.nn import functional
 
@@ -19,6 +20,7 @@ from roadbits.restoration.training import (
     Recipe,
     RestorerTraining,
     RestorerTrainingError,
+    View,
 )
 
 SPEC = RestorerSpec(("jpeg", "webp"), 8, (1, 1, 1))
@@ -157,3 +159,23 @@ def test_weights_that_are_damaged_are_refused() -> None:
         run._mean.head.weight.fill_(torch.inf)
     with pytest.raises(RestorerWeightsError, match=r"head\.weight of the restorer is not finite"):
         open_restorer(SPEC, run.weights)
+
+
+def test_a_restorer_that_gives_no_numbers_is_told_instead_of_black_images() -> None:
+    """Finite weights, as a last step that went too far leaves them."""
+    run = training()
+    for parameter in run.network.parameters():
+        parameter.data.fill_(1e30)
+    restorer = open_restorer(SPEC, save({name: value.contiguous() for name, value in run.network.state_dict().items()}))
+    with pytest.raises(RestorerWeightsError, match="not finite: train it with a lower learning rate"):
+        restore(restorer, scene(3), Condition("jpeg", 0.5, 0.3))
+
+
+def test_a_critic_that_diverges_stops_the_training_and_is_kept_as_it_was() -> None:
+    run, images = training("gan"), torch.rand(4, 3, 32, 32)
+    assert run._critic is not None
+    before = [parameter.clone() for parameter in run._critic.parameters()]
+    seen = [level * float("inf") for level in sight(images)]
+    with pytest.raises(RestorerTrainingError, match="critic's loss is"):
+        run._judge(View(images, images, seen, sight(images)))
+    assert all(map(torch.equal, before, run._critic.parameters()))

@@ -16,6 +16,11 @@ def test_every_singular_value_of_an_orthogonalised_matrix_is_about_one(shape: tu
     assert values.max() < 1.35
 
 
+def test_a_matrix_stays_on_its_device() -> None:
+    """Of `meta`, where nothing is computed, as of any other that is not the processor's."""
+    assert orthogonalised(torch.empty(8, 30, device="meta")).device.type == "meta"
+
+
 def test_orthogonalising_keeps_the_directions() -> None:
     u, _, vt = torch.linalg.svd(kernel(6, 9).data, full_matrices=False)
     stretched = u @ torch.diag(torch.tensor([5.0, 4, 3, 2, 1.5, 1])) @ vt
