@@ -77,7 +77,7 @@ def write_clip(folder: Path, clip: Clip) -> None:
 
 
 def list_images(folder: Path) -> list[Path]:
-    """Return the image files below a folder, sorted by path.
+    """Return the image files below a folder, sorted by path; hidden ones aside, and links to folders not followed.
 
     Raises:
         ImageFileError: if there is no such folder or no image in it.
@@ -85,7 +85,11 @@ def list_images(folder: Path) -> list[Path]:
     if not folder.is_dir():
         what = "is a file, expected a folder of images" if folder.exists() else "no such folder"
         raise ImageFileError(f"{folder}: {what}")
-    found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file())
+    found = sorted(
+        path
+        for path in folder.rglob("*")
+        if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".") and path.is_file()
+    )
     if not found:
         raise ImageFileError(f"{folder}: holds no image ({', '.join(IMAGE_SUFFIXES)})")
     return found

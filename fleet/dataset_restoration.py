@@ -14,7 +14,7 @@ from functools import cache
 import numpy as np
 
 from roadbits.codecs.codec import Image, OperatingPoint
-from roadbits.fleet.archive import Archive, Arrays, ArraysWriter, common_frame
+from roadbits.fleet.archive import Archive, Arrays, ArraysWriter
 from roadbits.fleet.backend import Backend, Shared
 from roadbits.fleet.cameras.frame import DataError
 from roadbits.fleet.conditions import as_told, condition_of
@@ -78,12 +78,11 @@ class DatasetRestoration:
         """Keep the reference frames, and what each codec makes of them at each point that is learned.
 
         Raises:
-            DataError: if a reference frame is among those uploaded or tested on, fewer are there than are to be learned
-                from, or none of them is labelled though segmenters are to train on them.
+            DataError: if fewer reference frames are there than are to be learned from, or none of them is labelled
+                though segmenters are to train on them.
         """
         if not self._words.learns:
             return
-        self._check_apart()
         wanted = self._words.reference_frames
         if wanted is not None and wanted > len(self._references()):
             raise DataError(f"restoration.reference_frames is {wanted}, {len(self._references())} are there")
@@ -99,15 +98,6 @@ class DatasetRestoration:
         if self._plan.clip_restorer:
             known |= set(spec_of(self._plan.clip_restorer).codecs)
         return sorted({arm.source for arm in self._plan.arms if self._plan.restorers_of(arm)} - known)
-
-    def _check_apart(self) -> None:
-        for split in ("train", "test"):
-            if found := common_frame(self._references(), self._frames.originals(split)):
-                note, twin = found
-                raise DataError(
-                    f"cameras.reference: frame {note.camera} {note.index} is also {twin.camera} {twin.index} of the "
-                    f"{split} frames: a restorer may learn from no frame that is uploaded or tested on"
-                )
 
     def _references(self) -> Archive:
         return self._frames.originals("reference")

@@ -79,22 +79,38 @@ class FrameSets:
         """Return the reference frames; None if the scenario has none."""
         return self.originals("reference") if batches(self._plan.scenario, "reference") else None
 
-    def check(self) -> None:
-        """Refuse frames on which nothing can be learned or measured, before hours are spent on them.
+    def check_apart(self) -> None:
+        """Refuse sets that share a frame, whatever it is called there.
 
         Raises:
-            DataError: if no pixel of a split has a class, or a test frame is a training frame too.
+            DataError: if a test frame is a training frame, or a reference frame either.
         """
-        num_classes = len(classes_of(self._plan.scenario.cameras))
-        for split in ("train", "test"):
-            if not any((label < num_classes).any() for label in self.originals(split).labels):
-                raise DataError(f"cameras: no pixel of the {split} frames has a class: are they labelled?")
         if found := common_frame(self.originals("test"), self.originals("train")):
             note, twin = found
             raise DataError(
                 f"cameras: test frame {note.camera} {note.index} is also frame {twin.index} of {twin.camera} in the "
                 "training set: what was trained on measures nothing"
             )
+        references = self.references()
+        for split in ("train", "test") if references else ():
+            assert references is not None
+            if found := common_frame(references, self.originals(split)):
+                note, twin = found
+                raise DataError(
+                    f"cameras.reference: frame {note.camera} {note.index} is also {twin.camera} {twin.index} of the "
+                    f"{split} frames: nothing may learn from, or be measured on, a frame that is uploaded or tested on"
+                )
+
+    def check_labels(self) -> None:
+        """Refuse frames on which no segmenter can be trained or measured, before hours are spent on them.
+
+        Raises:
+            DataError: if no pixel of a split has a class.
+        """
+        num_classes = len(classes_of(self._plan.scenario.cameras))
+        for split in ("train", "test"):
+            if not any((label < num_classes).any() for label in self.originals(split).labels):
+                raise DataError(f"cameras: no pixel of the {split} frames has a class: are they labelled?")
 
     def decode(self) -> None:
         """Decode what every arm delivered, and measure its distortion; the undecodable is quarantined."""

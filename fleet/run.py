@@ -154,6 +154,8 @@ class Run:
         server = Server(self._plan, stages, frames, backend, display)
         with self._timed("decode"):
             frames.write_originals()
+            if adaptation or server.restoration or self._plan.scenario.downstream:
+                frames.check_apart()
             frames.decode()
             if server.restoration:
                 server.restoration.prepare()
@@ -165,7 +167,7 @@ class Run:
                 comparison = AdaptationComparison(self._plan, stages, backend, display, adaptation)
                 adapted = comparison.compared(frames.originals("test"), frames.references())
         if self._plan.scenario.downstream:
-            frames.check()
+            frames.check_labels()
         if server.restoration:
             with self._timed("restore"):
                 server.restore()

@@ -6,6 +6,7 @@ reference frames that are taken from the fleet's split are taken away from the f
 Not here: the sources themselves (`cameras`).
 """
 
+import os
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
@@ -216,7 +217,7 @@ def check_disjoint(cameras: words.Cameras) -> None:
         DataError: if two of them name the same split, or a folder and one inside it.
     """
     _check_reference(cameras)
-    same = isinstance(cameras, words.DataSetCameras) and cameras.train == cameras.test
+    same = isinstance(cameras, words.DataSetCameras) and _same_split(cameras.train, cameras.test)
     if isinstance(cameras, words.FolderCameras) and cameras.test_images is not None:
         same = _overlap(cameras.images, cameras.test_images)
     if same:
@@ -225,12 +226,19 @@ def check_disjoint(cameras: words.Cameras) -> None:
 
 def _check_reference(cameras: words.Cameras) -> None:
     match cameras:
-        case words.DataSetCameras(reference=words.DataSetReference(split=str(split))) if split == cameras.test:
+        case words.DataSetCameras(reference=words.DataSetReference(split=str(split))) if _same_split(
+            split, cameras.test
+        ):
             raise DataError(f"cameras.reference: {split} is the split to test on: no test frame may be a reference")
         case words.FolderCameras(reference=words.FolderReference(images=images)):
             for name, folder in (("images", cameras.images), ("test_images", cameras.test_images)):
                 if folder is not None and _overlap(images, folder):
                     raise DataError(f"cameras.reference.images: {images} overlaps cameras.{name}, {folder}")
+
+
+def _same_split(one: str, other: str) -> bool:
+    """Return whether two names of splits are one, however written; frames are compared by their pixels later."""
+    return os.path.normpath(one) == os.path.normpath(other)
 
 
 def _overlap(folder: str, other: str) -> bool:

@@ -88,7 +88,7 @@ class Context(nn.Module):
         if sum(groups) != len(order):
             raise ValueError(f"groups hold {sum(groups)} channels, {codec.name} has {len(order)}")
         self.codec, self.groups, self.with_means = codec, tuple(groups), begun is not None
-        self.register_buffer("order", order, persistent=False)
+        self.register_buffer("order", order)  # a checkpoint's networks are of its own order
         self.register_buffer("scales", scales, persistent=False)
         shape = codec.model.side.gain.shape
         rungs, eighths = begun.reshaped(*shape) if begun else (None, None)

@@ -126,6 +126,16 @@ class SlimNetwork(SlimFamily[Plain]):
         self.stride = plains[0].stride
         self.num_levels = tuple(len(plain.method.lambdas) for plain in plains)
 
+    def state_lambdas(self, lambdas: Sequence[float]) -> None:
+        """Take other lambdas for those that the widths are trained towards, which a frozen model states.
+
+        Args:
+            lambdas: of each width's levels, the narrowest width's first.
+        """
+        rest = list(lambdas)
+        for plain, count in zip(self._plains, self.num_levels, strict=True):
+            plain.method.lambdas, rest = tuple(rest[:count]), rest[count:]
+
     def forward(self, x: Tensor, levels: Tensor, width: int) -> Forward:
         """Return reconstructions and bits of images (B, 3, H, W) in 0..1, at levels (B,) of one width.
 

@@ -99,6 +99,8 @@ class JointWidthsTraining(RateDistortionTraining):
             levels = ", ".join(f"{n} of {w}" for n, w in zip(self._slim.num_levels, self._slim.widths, strict=True))
             raise ValueError(f"expected lambdas above 0 for the levels of each width ({levels}), got {list(lambdas)}")
         self._lambdas = torch.split(torch.tensor(lambdas), list(self._slim.num_levels))
+        if isinstance(self._slim, SlimNetwork):
+            self._slim.state_lambdas(lambdas)
 
     def _passes(self) -> list[Pass]:
         """Return one pass for each width of this step."""

@@ -202,7 +202,7 @@ class RateDistortionTraining:
 
     def _add_gradients(self, x: Tensor, one: Pass) -> Tensor:
         """Run one pass forth and back and return its loss, bits per pixel and mean squared error (3,)."""
-        # Every run of consecutive images visits the levels evenly.
+        # Each step visits the levels as evenly as it has images, in an order and from a place drawn for it.
         order = torch.randperm(len(one.lambdas))
         levels = order[(torch.arange(len(x)) + self.step * len(x)) % len(order)]
         lmbda = one.lambdas[levels]
@@ -259,9 +259,12 @@ class RateDistortionTraining:
         except (SafetensorError, KeyError, ValueError) as error:
             raise CheckpointError(f"{path} is no checkpoint of a codec's training: {error}") from error
         self._check_identity(path, step, identity)
-        self.network.load_state_dict(
-            {name.removeprefix("network/"): value for name, value in tensors.items() if name.startswith("network/")}
-        )
+        try:
+            self.network.load_state_dict(
+                {name.removeprefix("network/"): value for name, value in tensors.items() if name.startswith("network/")}
+            )
+        except RuntimeError as error:
+            raise CheckpointError(f"{path} holds other networks than these, of another version? {error}") from error
         for number, optimiser in enumerate(self._optimisers):
             state = optimiser.state_dict()
             state["state"] = {}

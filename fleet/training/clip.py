@@ -115,9 +115,13 @@ def clip_training(
         for source, cache in zip(words.validate_on, held_out, strict=True)
         for clip in clips_of(cache, source.frames)
     ]
-    share = _NUM_CALIBRATION_CLIPS // len(parts)
-    calibration = [some[len(some) * k // share] for some in parts for k in range(min(share, len(some)))]
+    share = max(1, _NUM_CALIBRATION_CLIPS // len(parts))
+    calibration = [part for some in parts for part in _spaced(some, min(share, len(some)))]
     return training, ClipValidation(network, words.codec.still, calibration, measured)
+
+
+def _spaced(parts: Sequence[Clip], count: int) -> list[Clip]:
+    return [parts[len(parts) * k // count] for k in range(count)]
 
 
 def _latents(path: Path, still: SlimModel, parts: Sequence[Clip], display: Display) -> LatentClips:

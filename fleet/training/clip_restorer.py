@@ -143,7 +143,9 @@ class ClipRestorerRun:
             at, stored = stored[0], stored[1:]
         for number, recipe in enumerate(words.phases):
             sight, sizes = imagenet_sight() if number else (None, [])
-            training = ClipRestorerTraining(words.spec, recipe, crops, sight, sizes, learned)
+            before = [asdict(earlier) for earlier in words.phases[:number]]
+            told = json.dumps([learned, before]) if before else learned
+            training = ClipRestorerTraining(words.spec, recipe, crops, sight, sizes, told)
             if at == number:
                 training.load(stored)
             elif at > number:

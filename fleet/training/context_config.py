@@ -102,6 +102,9 @@ class ContextTraining(TrainingPart):
     @model_validator(mode="after")
     def _fits(self) -> Self:
         self.codec.each_channels()
+        counts = [len(codec.points) for codec in self.codec.widths_codecs()]
+        if len(set(counts)) > 1:
+            raise ValueError(f"codec: its widths have {counts} rates, expected equally many of each for a context")
         for codec in self.codec.widths_codecs():
             try:
                 groups_of(self.codec.groups, codec.model.side.gain.shape[1])

@@ -146,6 +146,8 @@ def identity_of(words: StillCodecTraining, digests: Sequence[str]) -> dict[str, 
     identity["start"] = words.start
     identity["busiest_of"] = words.busiest_of
     identity["mask_decay"] = words.mask_decay and words.mask_decay.model_dump()
+    if words.lambda_schedule:
+        identity |= {f"lambda_schedule.{key}": value for key, value in words.lambda_schedule.model_dump().items()}
     for number, (source, digest) in enumerate(zip(words.data, digests, strict=True)):
         told = {"weight": source.weight, "decimated": source.decimated, "digest": digest}
         identity |= {f"data[{number}].{name}": value for name, value in told.items()}

@@ -32,6 +32,7 @@ from roadbits.fleet.training.still_config import LambdaScheduleWords, StillCodec
 from roadbits.fleet.training.validation import Validation
 
 _NOTE_WIDTH = 56
+_ROUNDS = "lambda_schedule.json"
 
 
 class TrainingRun:
@@ -74,12 +75,22 @@ class TrainingRun:
                     training, validation = still_training(self._words, opened, held_out)
             if self._checkpoint.exists():
                 training.load(self._checkpoint)
-            elif self._words.start_from:
-                training.load_weights(Path(self._words.start_from))
+            else:
+                self._put_aside()
+                if self._words.start_from:
+                    training.load_weights(Path(self._words.start_from))
             write_whole(self._folder / "config.yaml", dump_training(self._words).encode())
             remove_other_caches(caches, (*train_on, *validate_on))
             self._train(training, validation)
         return self._model
+
+    def _put_aside(self) -> None:
+        """Let nothing that a training without its checkpoint left behind pass for this one's."""
+        (self._folder / _ROUNDS).unlink(missing_ok=True)
+        if self._model.exists():
+            kept = self._model.with_name(f"{self._model.name}.before")
+            self._model.replace(kept)
+            self._display.say(f"{self._model} is of a training whose checkpoint is gone: kept as {kept.name}")
 
     def _train(self, training: RateDistortionTraining, validation: Validation) -> None:
         """Train and validate to the end; an interrupt waits for the end of a step, so that weights are whole."""
@@ -155,7 +166,7 @@ class TrainingRun:
 
         ((start, *_), *_) = training.lambdas
         schedule = rules.schedule(start, len(training.lambdas))
-        rounds = run_lambda_schedule(schedule, train_on, evaluate, self._folder / "lambda_schedule.json")
+        rounds = run_lambda_schedule(schedule, train_on, evaluate, self._folder / _ROUNDS)
         training.set_lambdas(schedule.after(rounds[-1]).lambdas)
         self._display.event("lambdas", step=training.step, lambdas=[lmbda for (lmbda,) in training.lambdas])
 

@@ -10,7 +10,7 @@ import PIL.Image
 import pytest
 
 from roadbits.codecs.codec import Image
-from roadbits.codecs.image import ImageFileError, clips_of, read_clip, read_image, write_image
+from roadbits.codecs.image import ImageFileError, clips_of, list_images, read_clip, read_image, write_image
 
 Maker = Callable[..., Image]
 
@@ -138,3 +138,10 @@ def test_a_clip_that_is_too_large_is_refused_before_it_is_read(tmp_path: Path) -
     write_image(tmp_path / "0.png", np.zeros((512, 1024, 3), np.uint8))
     with pytest.raises(ImageFileError, match="take shorter clips"):
         read_clip([tmp_path / "0.png"] * 1025)
+
+
+def test_hidden_files_are_no_images(tmp_path: Path) -> None:
+    """A Mac writes `._0.png` beside `0.png` on other disks: no picture, in spite of its name."""
+    for name in ("0.png", "._0.png"):
+        (tmp_path / name).write_bytes(b"")
+    assert [path.name for path in list_images(tmp_path)] == ["0.png"]

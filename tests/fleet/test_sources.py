@@ -158,9 +158,10 @@ def test_a_link_to_the_other_split_is_no_split(images: str, test_images: str, tm
         sources.check_disjoint(cameras)
 
 
-def test_one_split_of_a_data_set_is_no_two() -> None:
+@pytest.mark.parametrize("train", ["val", "./val", "val/", "train/../val"])
+def test_one_split_of_a_data_set_is_no_two(train: str) -> None:
     with pytest.raises(DataError, match="test frames must never train anything"):
-        sources.check_disjoint(DataSetCameras(kind="camvid", path="x", train="val", test="val"))
+        sources.check_disjoint(DataSetCameras(kind="camvid", path="x", train=train, test="val"))
 
 
 def test_splits_that_differ_pass(tmp_path: Path) -> None:

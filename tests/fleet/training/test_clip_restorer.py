@@ -102,6 +102,12 @@ def test_other_data_is_not_gone_on_with() -> None:
     assert "seed: 5" not in Path("begun/config.yaml").read_text(), "what it was begun with is still told"
 
 
+def test_another_first_phase_is_not_gone_on_from() -> None:
+    done(config(), "--out", "begun")
+    refused = train(config(first_steps="9"), "--out", "begun", "--resume")
+    assert (refused.exit_code, "another training's" in refused.stderr) == (3, True)
+
+
 def test_an_interrupted_training_keeps_its_last_step(monkeypatch: pytest.MonkeyPatch) -> None:
     from roadbits.fleet.training import clip_restorer
 

@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 
 from roadbits.codecs.catalogue import codec_named
 from roadbits.codecs.neural.model_file import FrozenModel
+from roadbits.codecs.neural.slim_still import SlimStill
 from roadbits.codecs.neural.still import NeuralStill
 from roadbits.codecs.training.rate_distortion import RateDistortionTraining
 from roadbits.fleet.training.file import load_training
@@ -190,3 +191,26 @@ def test_a_lambda_schedule_that_is_stopped_goes_on_to_the_same_bits(monkeypatch:
     assert whole["lambdas"][0] < whole["lambdas"][1] == pytest.approx(0.05)
     rounds = [json.loads((Path(folder) / "lambda_schedule.json").read_text()) for folder in ("whole", "parted")]
     assert rounds[0] == rounds[1]
+    stated = [codec.model.description.lambdas for codec in slim_codec("whole/model.safetensors").codecs.values()]
+    assert [lmbda for (lmbda,) in stated] == pytest.approx(whole["lambdas"]), "a frozen model states what came of it"
+    assert "lambda_schedule.first_steps: 4 there, None here" in failed(
+        2, config(**words | {"lambda_schedule": "null"}), "--out", "whole", "--resume"
+    )
+    Path("whole/checkpoint.safetensors").unlink()
+    done(config(**words | {"seed": "9"}), "--out", "whole")
+    assert len(events("whole", "lambdas")) == 2, "its rounds are its own"
+
+
+def slim_codec(file: str) -> SlimStill:
+    codec = codec_named(f"slimcae:{file}")
+    assert isinstance(codec, SlimStill)
+    return codec
+
+
+def test_a_model_without_its_checkpoint_is_no_end_of_another_training() -> None:
+    done(config(steps="4"), "--out", "out")
+    before = Path("out/model.safetensors").read_bytes()
+    Path("out/checkpoint.safetensors").unlink()
+    model = Path(done(config(steps="4", lambdas="[0.01]"), "--out", "out"))
+    assert FrozenModel.load(model).description.lambdas == pytest.approx((0.01,))
+    assert Path("out/model.safetensors.before").read_bytes() == before
