@@ -145,17 +145,19 @@ def _timestamps(path: Path, container: InputContainer, stream: VideoStream) -> l
     stored: list[int] = []
     shown: list[int] = []
     start: int | None = None
+    end = 0
     for packet in _packets(path, container, stream):
         if packet.pts is None:
             raise DataError(f"{path}: frames without timestamps: remux or encode it anew, for example to mkv")
         stored.append(packet.pts)
+        end = max(end, packet.pts + (packet.duration or 0))
         start = packet.pts if start is None and packet.is_keyframe else start
         # What is shown before the first key frame cannot be decoded; an edit list may hide more.
         if start is not None and packet.pts >= start and not packet.is_discard:
             shown.append(packet.pts)
     if not shown:
         raise DataError(f"{path}: holds no key frame, expected one or more")
-    _check_length(path, container, stream, sorted(stored))
+    _check_length(path, container, stream, sorted(stored), end)
     return sorted(set(shown))
 
 
@@ -177,11 +179,11 @@ def _packets(path: Path, container: InputContainer, stream: VideoStream) -> "Ite
         raise DataError(f"{path}: breaks off after {reached_s:.3f} s: {error}") from error
 
 
-def _check_length(path: Path, container: InputContainer, stream: VideoStream, ticks: list[int]) -> None:
-    """Raise DataError if the frames with these sorted timestamps end earlier than the header promises."""
+def _check_length(path: Path, container: InputContainer, stream: VideoStream, ticks: list[int], end: int) -> None:
+    """Raise DataError if the frames with these sorted timestamps, the last until `end`, end before what is promised."""
     last_interval = ticks[-1] - ticks[-2] if len(ticks) > 1 else 0
     # Some writers count from 0, others from the first frame: what both allow is let pass.
-    reached_s = (ticks[-1] + last_interval - min(0, ticks[0])) * _tick_s(stream)
+    reached_s = (max(ticks[-1] + last_interval, end) - min(0, ticks[0])) * _tick_s(stream)
     promised_s = _promised_s(container, stream)
     if promised_s is not None and promised_s - reached_s > _MISSING_S:
         raise DataError(

@@ -256,6 +256,21 @@ def test_a_truncated_file_tells_the_time_reached(suffix: str, codec: str, keep: 
         opened(path)
 
 
+@pytest.mark.parametrize("suffix", ["mp4", "mkv"])
+def test_a_last_frame_that_is_shown_for_long_is_no_sign_of_truncation(suffix: str, tmp_path: Path) -> None:
+    whole, path = record(tmp_path / f"whole.{suffix}", "libx264", list(range(9))), tmp_path / f"long.{suffix}"
+    with av.open(str(whole)) as given, av.open(str(path), "w") as written:
+        stream = written.add_stream_from_template(given.streams.video[0])
+        packets = [packet for packet in given.demux(given.streams.video[0]) if packet.size]
+        last = max(packets, key=lambda packet: packet.pts or 0)
+        assert last.time_base is not None
+        last.duration = int(2 / last.time_base)
+        for packet in packets:
+            packet.stream = stream
+            written.mux(packet)
+    assert len(opened(path)) == 9
+
+
 def test_a_truncated_header_is_named(tmp_path: Path) -> None:
     path = damage(record(tmp_path / "drive.mp4", "libx264"), 0.01, 1, lambda count: b"")
     with pytest.raises(DataError, match=r"drive\.mp4: (cannot be read as a video|holds no video stream)"):
