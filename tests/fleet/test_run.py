@@ -176,18 +176,18 @@ def test_resuming_another_collection_is_refused(whole: tuple[Path, Results]) -> 
 
 
 @pytest.mark.parametrize(
-    ("label", "message"),
+    ("test_value", "label", "message"),
     [
-        (11, "no pixel of the train frames has a class"),
-        (3, "test frame 0016E5 0 is also frame 0 of 0016E5 in the training set"),
+        (91, 11, "no pixel of the train frames has a class"),
+        (90, 3, "test frame 0016E5 0 is also frame 0 of 0016E5 in the training set"),
     ],
 )
 def test_frames_that_teach_or_measure_nothing_are_refused_before_training(
-    label: int, message: str, tmp_path: Path
+    test_value: int, label: int, message: str, tmp_path: Path
 ) -> None:
     """Without a label of any class, and the same picture in both folders."""
-    for split in ("train", "val"):
-        for folder, value in ((split, 90), (f"{split}annot", label)):
+    for split, grey in (("train", 90), ("val", test_value)):
+        for folder, value in ((split, grey), (f"{split}annot", label)):
             (tmp_path / "camvid" / folder).mkdir(parents=True)
             pixels = np.full((64, 64) if "annot" in folder else (64, 64, 3), value, np.uint8)
             PIL.Image.fromarray(pixels).save(tmp_path / "camvid" / folder / "0016E5_1.png")
