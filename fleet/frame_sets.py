@@ -92,8 +92,9 @@ class FrameSets:
                 "training set: what was trained on measures nothing"
             )
         references = self.references()
-        for split in ("train", "test") if references else ():
-            assert references is not None
+        if references is None:
+            return
+        for split in ("train", "test"):
             if found := common_frame(references, self.originals(split)):
                 note, twin = found
                 raise DataError(
