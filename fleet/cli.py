@@ -255,7 +255,7 @@ def export(
 @click.option("--workers", type=click.IntRange(min=1), default=2, show_default=True, help="Ray workers.")
 @exit_codes
 def bench(workers: int) -> None:
-    """Measure deliveries, frames per second and cold starts on this machine; a few minutes."""
+    """Measure deliveries, frames per second and cold starts on this machine; a minute or two."""
     from roadbits.fleet.bench import bench as figures
     from roadbits.fleet.scenario_file import load_scenario, scenario_path
 
