@@ -11,7 +11,7 @@ import plotly.graph_objects as go
 
 from roadbits.fleet.report.charts import chart, label_rates, plain_figure
 from roadbits.fleet.report.markup import Cell, Column, Html, element, join, section, table
-from roadbits.fleet.report.measured import MeasuredRun
+from roadbits.fleet.report.measured import MeasuredRun, Spread
 from roadbits.fleet.report.palette import COLOURS, SYMBOLS
 from roadbits.fleet.report.wording import NONE, number, signed
 from roadbits.fleet.results import AdaptationRow, SharingNote
@@ -200,22 +200,17 @@ def adaptation_sentence(run: MeasuredRun) -> str:
     kinds = [rows for rows in _by_seed(run) if rows[0].sharing != "pooled" and all(row.equipped for row in rows)]
     if not kinds:
         return ""
-    best = min(kinds, key=lambda rows: _mean([row.bd_rate_target for row in rows]))
-    changes = [row.bd_rate_target for row in best]
-    change, at_home = _mean(changes), _mean([row.bd_rate_source for row in best])
+    best = min(kinds, key=lambda rows: _spread(rows, "bd_rate_target").mean)
+    change, at_home = _spread(best, "bd_rate_target"), _spread(best, "bd_rate_source").mean
+    half_range = f" ± {number(change.half_range, 1)}" if len(best) > 1 else ""
     elsewhere = f"{signed(at_home, 1)} %" if at_home else "as many as ever"
-    exact = _mean([row.old_payloads_bit_exact for row in best])
+    exact = _spread(best, "old_payloads_bit_exact").mean
     return (
-        f"Adapted to {best[0].domain} ({best[0].sharing}), the codec takes {number(abs(change), 1)}"
-        f"{_half_range(changes)} % {'fewer' if change < 0 else 'more'} bits at equal PSNR, {elsewhere} where it served "
-        f"before; {number(100 * exact, 0)} % of old payloads decode bit for bit"
+        f"Adapted to {best[0].domain} ({best[0].sharing}), the codec takes {number(abs(change.mean), 1)}{half_range} % "
+        f"{'fewer' if change.mean < 0 else 'more'} bits at equal PSNR, {elsewhere} where it served before; "
+        f"{number(100 * exact, 0)} % of old payloads decode bit for bit"
     )
 
 
-def _mean(values: Sequence[float]) -> float:
-    return float(np.mean(values))
-
-
-def _half_range(values: Sequence[float]) -> str:
-    """Return half the distance from the lowest to the highest of several seeds."""
-    return f" ± {number((max(values) - min(values)) / 2, 1)}" if len(values) > 1 else ""
+def _spread(rows: Sequence[AdaptationRow], quantity: str) -> Spread:
+    return Spread({row.seed: getattr(row, quantity) for row in rows})
