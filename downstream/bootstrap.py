@@ -59,9 +59,9 @@ class Resamples:
         self._means, self._resampled = dict[str, float](), dict[str, Float64]()
         for name, of_seeds in counts.items():
             values, resampled = zip(*(_mious(frames, one) for one in of_seeds), strict=True)
-            self._means[name] = float(np.mean(values))
-            by_frames = (np.mean(resampled, axis=0) - self._means[name]) * stretch
-            self._resampled[name] = self._means[name] + by_frames + weights @ (values - np.mean(values))
+            self._means[name] = mean = float(np.mean(values))
+            by_frames = (np.mean(resampled, axis=0) - mean) * stretch
+            self._resampled[name] = mean + by_frames + weights @ (np.array(values) - mean)
 
     def miou(self, name: str) -> Interval:
         """Return the mean mIoU over the seeds."""

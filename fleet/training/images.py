@@ -44,8 +44,6 @@ def check_sources(train_on: Sequence[Source], validate_on: Sequence[Source]) -> 
         ImageFileError: if a folder is missing or holds no image.
         TrainingDataError: if something is both trained on and held out.
     """
-    for images in (*train_on, *validate_on):
-        cache_name(images)
     both = set().union(*map(_origins, train_on)) & set().union(*map(_origins, validate_on))
     if both:
         raise TrainingDataError(
@@ -54,7 +52,11 @@ def check_sources(train_on: Sequence[Source], validate_on: Sequence[Source]) -> 
 
 
 def _origins(images: Source) -> set[str]:
-    """Return where each image comes from, whatever is made of it."""
+    """Return where each image comes from, whatever is made of it.
+
+    Raises:
+        ImageFileError: if a folder is missing or holds no image.
+    """
     match images:
         case FolderImages() | MovingPhotographs():
             return {str(path.resolve()) for path in list_images(Path(images.path))}

@@ -1,5 +1,6 @@
 """The command line as tests call it."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +30,13 @@ def failed(code: int, *arguments: object) -> str:
     assert result.stdout == ""
     assert "Traceback" not in result.stderr
     return result.stderr
+
+
+def written(name: str, lines: Mapping[str, str]) -> Path:
+    """Write `name.yaml`, a line for each key."""
+    path = Path(f"{name}.yaml")
+    path.write_text("".join(f"{key}: {value}\n" for key, value in lines.items()))
+    return path
 
 
 def picture(name: str, seed: int = 0) -> Path:

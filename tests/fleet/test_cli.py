@@ -10,7 +10,7 @@ from roadbits.fleet.backend import BackendError
 from roadbits.fleet.results import Results
 from roadbits.fleet.run import Run
 from roadbits.fleet.store import StoreError
-from tests.fleet.command_line import done, failed, picture, roadbits
+from tests.fleet.command_line import done, failed, picture, roadbits, written
 
 pytestmark = pytest.mark.usefixtures("empty_folder")
 
@@ -26,9 +26,7 @@ def scenario(name: str = "mine", **changes: str) -> Path:
         "encode_watts: 1, radio_joules_per_mbit: 1}}",
         "codecs": "[{name: jpeg, points: [quality=10]}]",
     }
-    path = Path(f"{name}.yaml")
-    path.write_text("".join(f"{key}: {value}\n" for key, value in (lines | changes).items()))
-    return path
+    return written(name, lines | changes)
 
 
 @pytest.fixture

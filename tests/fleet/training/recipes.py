@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 
 from roadbits.codecs.training.rate_distortion import RateDistortionTraining
 from tests.fleet import command_line
-from tests.fleet.command_line import roadbits
+from tests.fleet.command_line import roadbits, written
 
 CAE = "{kind: cae, channels: 8}"
 HYPERPRIOR = "{kind: hyperprior, channels: 8, latent_channels: 12}"
@@ -49,9 +49,7 @@ def config(name: str = "tiny", **changes: str) -> str:
         "data": "[{weight: 1, images: {kind: folder, path: pictures, min_side: 64}}]",
         "validation": validation(),
     }
-    path = Path(f"{name}.yaml")
-    path.write_text("".join(f"{key}: {value}\n" for key, value in (lines | changes).items()))
-    return str(path)
+    return str(written(name, lines | changes))
 
 
 def train(*arguments: object) -> Result:

@@ -13,7 +13,7 @@ from roadbits.codecs.neural.slim_clip import SlimClip
 from roadbits.codecs.neural.slimcae import SlimCAE
 from roadbits.codecs.training.freezing import freeze_widths
 from roadbits.fleet.training.file import load_training
-from tests.fleet.command_line import done, roadbits
+from tests.fleet.command_line import done, roadbits, written
 from tests.fleet.training import recipes
 
 PHOTOGRAPHS = "{kind: moving-photographs, path: pictures, clips: 4, frames: 4, side: 64}"
@@ -50,9 +50,7 @@ def config(name: str = "tiny", **changes: str) -> str:
         "data": f"[{{weight: 1, clips: {PHOTOGRAPHS}}}]",
         "validation": f"{{every: 100, side: 64, clips: [{HELD_OUT}]}}",
     }
-    path = Path(f"{name}.yaml")
-    path.write_text("".join(f"{key}: {value}\n" for key, value in (lines | changes).items()))
-    return str(path)
+    return str(written(name, lines | changes))
 
 
 def test_a_training_ends_with_a_codec_of_clips() -> None:

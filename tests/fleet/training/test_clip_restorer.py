@@ -17,6 +17,7 @@ from roadbits.fleet.training.clip_restorer import Coded, degraded
 from roadbits.fleet.training.file import load_training
 from roadbits.restoration.dcngan_file import open_clip_restorer
 from roadbits.restoration.training import RestorerTraining
+from tests.fleet.command_line import written
 from tests.fleet.training.recipes import done, failed, train
 
 CLIPS = "{kind: moving-photographs, path: pictures, clips: 3, frames: 4, side: 64}"
@@ -49,9 +50,7 @@ def config(name: str = "tiny", **changes: str) -> str:
         "data": f"[{CLIPS}]",
         "held_out": f"[{HELD_OUT}]",
     }
-    path = Path(f"{name}.yaml")
-    path.write_text("".join(f"{key}: {value}\n" for key, value in (lines | changes).items()))
-    return str(path)
+    return str(written(name, lines | changes))
 
 
 def test_a_training_ends_with_a_restorer_and_how_good_it_is() -> None:

@@ -13,7 +13,7 @@ from roadbits.codecs.neural.hyperprior import Hyperprior
 from roadbits.codecs.neural.still import NeuralStill
 from roadbits.codecs.training.freezing import freeze
 from roadbits.fleet.training.file import load_training
-from tests.fleet.command_line import done, roadbits
+from tests.fleet.command_line import done, roadbits, written
 from tests.fleet.training import recipes
 
 STILL = "hyperprior:still.safetensors"
@@ -44,9 +44,7 @@ def config(name: str = "tiny", **changes: str) -> str:
         "data": "[{weight: 1, images: {kind: folder, path: pictures, min_side: 64}}]",
         "validation": "{every: 100, side: 64, images: [{kind: folder, path: held-out, min_side: 64}]}",
     }
-    path = Path(f"{name}.yaml")
-    path.write_text("".join(f"{key}: {value}\n" for key, value in (lines | changes).items()))
-    return str(path)
+    return str(written(name, lines | changes))
 
 
 def test_a_training_ends_with_the_codec_and_its_context() -> None:
