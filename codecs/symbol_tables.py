@@ -12,7 +12,7 @@ in one call, which is what makes it fast.
 Not here: what the symbols mean, and which table belongs to which (`integer` for the scales of the hyperprior).
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TypeAlias
@@ -150,15 +150,18 @@ class SymbolTables:
             values: int32 (n,), any but 2^23 or farther outside of their tables.
             tables: (n,), the table of each value.
         """
-        offsets = values.astype(np.int64) - self.lowest[tables]
-        escapes = self.lengths[tables] - 1
+        if not len(tables):
+            return
+        order, runs = _runs(tables)
+        offsets, escapes = values[order].astype(np.int64) - runs.each(self.lowest), runs.each(self.lengths) - 1
         outside = (offsets < 0) | (offsets >= escapes)
         symbols = np.where(outside, escapes, offsets).astype(np.int32)
         if outside.any():
-            above = offsets[outside] - escapes[outside]
-            _push_distances(coder, np.where(above >= 0, 2 * above, -2 * offsets[outside] - 1))
-        for table, members in reversed(list(_groups(tables))):
-            coder.encode_reverse(symbols[members], self._model(table))
+            escaped = _by_place(outside, order)
+            above = offsets[escaped] - escapes[escaped]
+            _push_distances(coder, np.where(above >= 0, 2 * above, -2 * offsets[escaped] - 1))
+        for table, begin, end in reversed(runs.spans):
+            coder.encode_reverse(symbols[begin:end], self._model(table))
 
     def pop(self, coder: Coder, tables: NDArray[np.integer]) -> Symbols:
         """Return the values (n,) that were pushed with these tables.
@@ -166,28 +169,60 @@ class SymbolTables:
         Raises:
             BitstreamError: if an escaped value is farther off than any encoder writes.
         """
-        symbols = np.empty(len(tables), dtype=np.int32)
-        for table, members in _groups(tables):
-            symbols[members] = coder.decode(self._model(table), len(members))
-        escapes = self.lengths[tables] - 1
-        values = symbols + self.lowest[tables]
+        values = np.empty(len(tables), dtype=np.int32)
+        if not len(tables):
+            return values
+        order, runs = _runs(tables)
+        symbols = np.empty(len(tables), dtype=np.int64)
+        for table, begin, end in runs.spans:
+            symbols[begin:end] = coder.decode(self._model(table), end - begin)
+        escapes = runs.each(self.lengths) - 1
         outside = symbols == escapes
         if outside.any():
-            distances = _pop_distances(coder, int(outside.sum()))
-            beyond = np.where(distances % 2 == 0, escapes[outside] + distances // 2, -(distances + 1) // 2)
-            values[outside] = self.lowest[tables][outside] + beyond
-        decoded: Symbols = values.astype(np.int32)
-        return decoded
+            escaped = _by_place(outside, order)
+            distances = _pop_distances(coder, len(escaped))
+            beyond = np.where(distances % 2 == 0, escapes[escaped] + distances // 2, -(distances + 1) // 2)
+            symbols[escaped] = beyond
+        values[order] = symbols + runs.each(self.lowest)
+        return values
 
 
-def _groups(tables: NDArray[np.integer]) -> Iterator[tuple[int, NDArray[np.intp]]]:
-    """Yield each table that occurs, in rising order, with the places where it does."""
-    if not tables.size:
-        return
+@dataclass(frozen=True)
+class _Runs:
+    """Values sorted by their tables.
+
+    Attributes:
+        tables: that occur, rising.
+        bounds: (tables + 1,), where the values of each begin, and where the last one's end.
+    """
+
+    tables: NDArray[np.integer]
+    bounds: NDArray[np.intp]
+
+    @property
+    def spans(self) -> list[tuple[int, int, int]]:
+        """Each table with where its values begin and end."""
+        bounds = self.bounds.tolist()
+        return list(zip(self.tables.tolist(), bounds[:-1], bounds[1:], strict=True))
+
+    def each(self, of_tables: Symbols) -> Symbols:
+        """Return of every value (n,) what its table has."""
+        return np.repeat(of_tables[self.tables], np.diff(self.bounds))
+
+
+def _runs(tables: NDArray[np.integer]) -> tuple[NDArray[np.intp], _Runs]:
+    """Return the places (n,) in the order of their tables (n,), and where each table's are; n is not 0."""
     # numpy sorts narrow integers by radix, several times faster.
     order = np.argsort(tables.astype(np.uint16) if tables.max() < 1 << 16 else tables, kind="stable")
-    for members in np.split(order, np.flatnonzero(np.diff(tables[order])) + 1):
-        yield int(tables[members[0]]), members
+    ordered = tables[order]
+    bounds = np.concatenate(([0], np.flatnonzero(np.diff(ordered)) + 1, [len(ordered)]))
+    return order, _Runs(ordered[bounds[:-1]], bounds)
+
+
+def _by_place(chosen: NDArray[np.bool_], order: NDArray[np.intp]) -> NDArray[np.intp]:
+    """Return where in an order its chosen places are, the lowest place first."""
+    found = np.flatnonzero(chosen)
+    return found[np.argsort(order[found])]
 
 
 def _push_distances(coder: Coder, distances: NDArray[np.int64]) -> None:

@@ -114,7 +114,9 @@ class Stage:
 
     def picked_of_own(self, own: Tensor) -> Tensor:
         """Return what is at its places (n,) of its own channels' values (1, end - begin, h, w)."""
-        return own.reshape(-1) if self.half is None else own[0, :, self.places(*own.shape[2:])].reshape(-1)
+        if self.half is None:
+            return own.reshape(-1)
+        return own[0].reshape(own.shape[1], -1).index_select(1, self._flat_places(*own.shape[2:])).reshape(-1)
 
     def put(self, values: Tensor, picked: Tensor) -> None:
         """Write what `picked` gives into values (1, M, h, w)."""
@@ -122,7 +124,10 @@ class Stage:
         if self.half is None:
             own.copy_(picked.reshape(own.shape))
         else:
-            own[:, self.places(*own.shape[1:])] = picked.reshape(len(own), -1)
+            own.view(len(own), -1).index_copy_(1, self._flat_places(*own.shape[1:]), picked.reshape(len(own), -1))
+
+    def _flat_places(self, height: int, width: int) -> Tensor:
+        return self.places(height, width).reshape(-1).nonzero()[:, 0]
 
 
 def stages_of(groups: Sequence[int]) -> tuple[Stage, ...]:
@@ -210,19 +215,20 @@ class OffsetTables:
             raise ValueError(f"expected {int(self.parts.sum())} tables of Gaussians, got {len(self.tables)}")
 
     @cached_property
-    def _of_rungs(self) -> tuple[Tensor, Tensor]:
-        """The first table of each scale, and the bits by which its parts are fewer than eighths, int32."""
-        first = torch.cumsum(self.parts, 0) - self.parts
-        return first.int(), torch.log2(MEAN_STEPS / self.parts).round().int()
+    def _of_remainders(self) -> tuple[Tensor, Tensor]:
+        """The table of each scale and each eighth of a symbol, and what is added to the symbol (scales * 8,), int32."""
+        first = (torch.cumsum(self.parts, 0) - self.parts)[:, None]
+        parts = self.parts[:, None]
+        # In parts, rounded halves up; the last half of a part belongs to the next symbol.
+        means = (2 * parts * torch.arange(MEAN_STEPS) + MEAN_STEPS) // (2 * MEAN_STEPS)
+        return (first + means % parts).reshape(-1).int(), (means // parts).reshape(-1).int()
 
     def expected(self, rungs: Tensor, eighths: Tensor) -> Expected:
         """Return the tables and centres of symbols (n,), given their scales' rungs and means in eighths, int32 both."""
-        first, shifts = (each[rungs] for each in self._of_rungs)
-        # In parts, rounded halves up; shifted right, whole numbers are rounded down.
-        means = (eighths + ((1 << shifts) >> 1)) >> shifts
-        centres = (means << shifts) >> _EIGHTHS_BITS
-        tables = first + means - (centres << (_EIGHTHS_BITS - shifts))
-        return Expected(tables.numpy(), centres.numpy())
+        places = (eighths & (MEAN_STEPS - 1)).add_(rungs, alpha=MEAN_STEPS)
+        tables, above = (each.index_select(0, places) for each in self._of_remainders)
+        # Shifted right, whole numbers are rounded down.
+        return Expected(tables.numpy(), (eighths >> _EIGHTHS_BITS).add_(above).numpy())
 
 
 Exchange = Callable[[Stage, Expected | None], Symbols]
