@@ -54,9 +54,8 @@ def _without_stride(grad: torch.Tensor, x: torch.Tensor, weight: torch.Tensor, g
         x.shape[2 + axis] + 2 * geometry.padding[axis] - geometry.dilation[axis] * (weight.shape[2 + axis] - 1)
         for axis in (0, 1)
     ]
-    dense = torch.zeros((*grad.shape[:2], *size), dtype=grad.dtype, device=grad.device).contiguous(
-        memory_format=torch.channels_last
-    )
+    shape = (*grad.shape[:2], *size)
+    dense = torch.empty(shape, dtype=grad.dtype, device=grad.device, memory_format=torch.channels_last).zero_()
     dense[:, :, :: geometry.stride[0], :: geometry.stride[1]] = grad
     return dense
 

@@ -88,7 +88,8 @@ class Segmenter(nn.Module):
         # EfficientNet-Lite's own normalisation: the usual ImageNet mean costs 11 points of top-1.
         x = functional.pad(images.float() / 127.5 - 1, padding, mode="replicate")
         logits: torch.Tensor = self.network(x.contiguous(memory_format=torch.channels_last))
-        return logits[..., :height, :width].float()
+        # A slice has a gradient of zeros to fill, even where it takes everything.
+        return (logits[..., :height, :width] if any(padding) else logits).float()
 
 
 def predict(segmenter: Segmenter, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
