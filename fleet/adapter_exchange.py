@@ -221,7 +221,10 @@ class Exchanges:
         return found
 
     def _central(self, domain: str, notices: Sequence[Notice]) -> Exchange:
-        """Let the server train on the frames of those who sent theirs within a round's time of the quorum."""
+        """Let the server train on the frames of those who sent theirs within a round's time of the quorum.
+
+        It waits for that time to pass, unless it has heard from the whole fleet.
+        """
         found = Exchange(domain)
         arrivals = {}
         for notice in notices:
@@ -238,7 +241,9 @@ class Exchanges:
             return found
         assert self.words.server_gmac_per_s is not None
         seconds = training_macs(self.words, self.words.all_steps) / 1e9 / self.words.server_gmac_per_s
-        trained_us = max(arrivals[notice.vehicle] for notice in pooled) + _us(seconds)
+        complete = len(pooled) == self.scenario.fleet.num_vehicles
+        begins_us = max(arrivals[notice.vehicle] for notice in pooled) if complete else closes_us
+        trained_us = begins_us + _us(seconds)
         self.hand_out(found, update, {notice.vehicle: max(trained_us, arrivals[notice.vehicle]) for notice in notices})
         return found
 

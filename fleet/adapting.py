@@ -61,7 +61,7 @@ class Notice:
         vehicle: its number.
         domain: where it is.
         noticed_us: when it noticed.
-        ready_us: when it had enough frames.
+        ready_us: when it had enough frames, or its drive ended with too few.
         frames: kept for training, positions in its drive.
         lossless_bytes: what those take to be learned from elsewhere; 0 if they never travel.
     """
@@ -151,9 +151,11 @@ class _Diary:
         self._here: list[int] = []
         self._usual: list[int] = []
         self._notices: dict[str, Notice] = {}
+        self._last_us = 0
 
     def enter(self, frame: int, now_us: int, domain: str, rate: float, quality: float) -> None:
         """Take a frame: its position, time, domain, rate in bpp and PSNR in dB."""
+        self._last_us = now_us
         if domain != self._now_in:
             self._now_in, self._here = domain, []
             self._test.begin_anew()
@@ -174,11 +176,18 @@ class _Diary:
             self._notices[domain] = Notice(self._vehicle, domain, now_us, now_us, recent)
 
     def closed(self, macs: int) -> Watched:
-        """Return the diary, with what it took to keep it."""
+        """Return the diary, with what it took to keep it.
+
+        A vehicle may come back to a domain that it left with too few frames: until its drive ends it waits for more.
+        """
         home, *entered = self._domains
         count = min(len(self._usual), self._words.frames)
         usual = tuple(self._usual[len(self._usual) * k // count] for k in range(count))
-        return Watched(home, usual, tuple(self._notices.values()), tuple(entered), macs)
+        notices = (
+            each if len(each.frames) == self._words.frames else replace(each, ready_us=self._last_us)
+            for each in self._notices.values()
+        )
+        return Watched(home, usual, tuple(notices), tuple(entered), macs)
 
 
 @dataclass(frozen=True)

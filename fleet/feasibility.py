@@ -13,8 +13,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from roadbits.codecs.catalogue import still_or_clip_codec_named
-from roadbits.codecs.codec import OperatingPoint
+from roadbits.codecs.codec import AnyCodec, OperatingPoint
 from roadbits.fleet.devices import Ladder, ladder_of
+from roadbits.fleet.fittings import with_any_adapter
 from roadbits.fleet.policies import policy_of
 from roadbits.fleet.rules import Rule
 from roadbits.fleet.scenario import Device, Group, Scenario
@@ -61,12 +62,20 @@ def loads(scenario: Scenario) -> Iterator[Load]:
         first += group.vehicles
         for arm, (rule, every, _) in ways_of(scenario).items():
             interval_s = every * cameras.interval_s
-            whole = ladder_of(group.device, still_or_clip_codec_named(arm.source), height, width)
+            codec = heaviest_codec(scenario, arm)
+            whole = ladder_of(group.device, codec, height, width)
             _check_speed(group, arm, whole, interval_s)
             points = _points(rule, whole, group.device, interval_s, fleet.deadline_s)
-            ladder = ladder_of(group.device, still_or_clip_codec_named(arm.source), height, width, points)
+            ladder = ladder_of(group.device, codec, height, width, points)
             _check_memory(group, arm, ladder if points else whole)
             yield Load(group, arm, ladder, height, width, interval_s)
+
+
+def heaviest_codec(scenario: Scenario, arm: Arm) -> AnyCodec:
+    """Return of the codecs that an arm's vehicles run the one that takes most: with an adapter, if there are some."""
+    if scenario.adaptation is None or arm.sharing is None:
+        return still_or_clip_codec_named(arm.source)
+    return with_any_adapter(arm.source, scenario.adaptation.with_residuals)
 
 
 def check_devices(scenario: Scenario) -> None:

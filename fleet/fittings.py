@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from roadbits.codecs.adaptation.danice import adapted_codec
-from roadbits.codecs.adaptation.update import unpacked
+from roadbits.codecs.adaptation.update import packed, unadapted, unpacked
 from roadbits.codecs.bitstream import unpack
 from roadbits.codecs.catalogue import codec_named
 from roadbits.codecs.codec import Codec
@@ -43,6 +43,13 @@ class Version:
     def codec(self) -> NeuralStill:
         """Return the codec, from memory if it was asked for lately."""
         return _codec_of(self)
+
+
+def with_any_adapter(source: str, with_residuals: bool) -> NeuralStill:
+    """Return a codec with an adapter that changes nothing: what it takes to run is the same with any."""
+    codec = codec_named(source)
+    assert isinstance(codec, NeuralStill)
+    return Version(source, packed(unadapted(codec.model, with_residuals))).codec()
 
 
 @lru_cache(maxsize=64)

@@ -33,7 +33,7 @@ def _trace(uplink: words.Uplink, seed: int, vehicle: int) -> Trace:
         case words.ConstantUplink(rate_mbps=rate):
             return Trace.constant(rate)
         case words.TraceFileUplink(path=path):
-            return read_trace(Path(path))
+            return _file(path)
         case words.TwoStateUplink() as process:
             model = TwoState(
                 process.median_mbps, process.sigma, process.memory, process.mean_coverage_s, process.mean_outage_s
@@ -41,6 +41,12 @@ def _trace(uplink: words.Uplink, seed: int, vehicle: int) -> Trace:
             return model.generate(_GENERATED_S, generator_for(seed, Purpose.LINK, vehicle))
         case unknown:
             assert_never(unknown)
+
+
+@lru_cache(maxsize=16)
+def _file(path: str) -> Trace:
+    """Return the trace of a file, which vehicles share."""
+    return read_trace(Path(path))
 
 
 def link_for(fleet: words.Fleet, seed: int, vehicle: int, taken_us: Sequence[tuple[int, int]] = ()) -> TraceUplink:

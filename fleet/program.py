@@ -1,4 +1,4 @@
-"""Which program a run's folder was begun by, since what it has finished outlives the program.
+"""Which programs computed what a run's folder holds, since what it has finished outlives the program.
 
 A stage is kept under all that it depends on but the code: a version that computes something otherwise would take what
 an older one left, and mix the two.
@@ -7,6 +7,7 @@ Not here: stages (`stages`).
 """
 
 import hashlib
+from collections.abc import Iterable
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
@@ -16,6 +17,7 @@ from roadbits.fleet.stages import write_whole
 _COMPUTING = ("codecs", "restoration", "downstream", "fleet")
 _SHOWING = ("report",)
 _NAME = "program.txt"
+_UNKNOWN = "unknown"
 
 
 @cache
@@ -30,12 +32,22 @@ def program_hash() -> str:
     return told.hexdigest()
 
 
-def sign(folder: Path) -> None:
-    """Write into a new run's folder which program begins it."""
-    write_whole(folder / _NAME, f"{program_hash()}\n".encode())
+def sign(folder: Path, taken_from: Iterable[Path] = ()) -> None:
+    """Write into a run's folder which programs have computed what it holds: this one, and those of other folders.
+
+    Args:
+        folder: of the run.
+        taken_from: folders of runs whose stages may be taken, its own among them if it goes on.
+    """
+    programs = {program_hash()}.union(*map(_programs_of, taken_from))
+    write_whole(folder / _NAME, "".join(f"{each}\n" for each in sorted(programs)).encode())
 
 
 def is_of_another(folder: Path) -> bool:
-    """Return whether a run's folder was begun by another version of the program, or one that did not say."""
+    """Return whether a run's folder holds what another version of the program computed, or one that did not say."""
+    return _programs_of(folder) != {program_hash()}
+
+
+def _programs_of(folder: Path) -> set[str]:
     path = folder / _NAME
-    return not path.is_file() or path.read_text().strip() != program_hash()
+    return set(path.read_text().split()) if path.is_file() else {_UNKNOWN}

@@ -106,7 +106,7 @@ class RateControl:
         """Take the codec, the device that runs it, the policy, and where the drive stands."""
         self.codec, self._device, self._policy = codec, device, policy
         self.state = state
-        self._ladders: dict[tuple[int, int], Ladder] = {}
+        self._ladders: dict[tuple[int, int], tuple[Codec, Ladder]] = {}
 
     def encode(self, image: Image, situation: Situation) -> Encoding:
         """Return the payload of an image (H, W, 3), or that it was skipped.
@@ -117,6 +117,8 @@ class RateControl:
         height, width = image.shape[:2]
         ladder = self._ladder(height, width)
         usable = self._policy.usable(ladder, situation.interval_s, self._device.duty)
+        if not usable.any():  # a frame larger than those that the device was checked for
+            return Encoding(None, None, 0.0, 0)
         spent = _NOTHING if self.state.trials else self._try_points(image, ladder, usable)
         profile = profile_of(ladder, self.state.trials)
         expected = self._expected(ladder, profile, usable, height * width)
@@ -134,9 +136,11 @@ class RateControl:
         return Encoding(payload, ladder.points[position], spent.seconds + seconds, spent.macs + macs)
 
     def _ladder(self, height: int, width: int) -> Ladder:
-        if (height, width) not in self._ladders:
-            self._ladders[height, width] = ladder_of(self._device, self.codec, height, width)
-        return self._ladders[height, width]
+        codec, ladder = self._ladders.get((height, width), (None, None))
+        if codec is not self.codec or ladder is None:  # another one, where an adapter was put on it
+            ladder = ladder_of(self._device, self.codec, height, width)
+            self._ladders[height, width] = self.codec, ladder
+        return ladder
 
     def _try_points(self, image: Image, ladder: Ladder, usable: NDArray[np.bool_]) -> "_Spent":
         """Measure the profile and return what it took."""

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from roadbits.fleet.fittings import Fittings
 
 
-_UPLOADS, _LOCK = "uploads.sqlite", ".lock"
+_UPLOADS, _RESULTS, _LOCK = "uploads.sqlite", "results.json", ".lock"
 
 
 class RunError(Exception):
@@ -87,7 +87,8 @@ class Run:
             backend = self._open_backend()
         with self._folder_of_our_own(resume), Store(self._folder / _UPLOADS) as store:
             collected = is_collected(self._plan, store)
-            write_whole(self._folder / "scenario.yaml", dump_scenario(self._plan.scenario).encode())
+            if not (self._folder / _RESULTS).exists():
+                self._keep_scenario()
             keep_clip_restorer(clip_restorer, self._folder)
             display = Display(self._folder / "log.jsonl", self._quiet)
             if resume and not is_begun:
@@ -99,22 +100,26 @@ class Run:
                 with self._timed("collect"):
                     collect(self._plan, lengths, store, backend, display, fittings)
             results = self._serve(stages, store, backend, display, adaptation)
-            write_whole(self._folder / "results.json", results.to_json().encode())
+            self._keep_scenario()
+            write_whole(self._folder / _RESULTS, results.to_json().encode())
             for other, count in stages.taken.items():
                 display.say(f"{count} stages were finished in {other.parent} already")
         return results
 
+    def _keep_scenario(self) -> None:
+        """Write the scenario beside what comes of it; results of an earlier one keep theirs until there are new ones."""
+        write_whole(self._folder / "scenario.yaml", dump_scenario(self._plan.scenario).encode())
+
     def _tell_programs(self, display: Display) -> None:
         """Say which folders hold what another version of the program computed."""
-        is_new = not (self._folder / "stages").exists()
-        if is_new:
-            sign(self._folder)
-        for folder in (*([] if is_new else [self._folder]), *self._reused):
-            if (folder / "stages").exists() and is_of_another(folder):
+        begun = [folder for folder in (self._folder, *self._reused) if (folder / "stages").exists()]
+        for folder in begun:
+            if is_of_another(folder):
                 display.say(
-                    f"{folder} was begun by another version of roadbits: what it holds is taken as it is, and this "
+                    f"{folder} holds what another version of roadbits computed: that is taken as it is, and this "
                     "version might compute something else; to be sure, begin anew"
                 )
+        sign(self._folder, begun)
 
     def _refuse_finished(self, resume: bool) -> None:
         is_run = (self._folder / _UPLOADS).exists()

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from roadbits.downstream.confusion import Confusion
+from roadbits.fleet.feasibility import heaviest_codec
 from roadbits.fleet.frame_sets import FrameSets
 from roadbits.fleet.plan import MeasuringJob, Plan, TrainingJob
 from roadbits.fleet.progress import Display
@@ -75,6 +76,7 @@ class RunResults:
         way = ways_of(self._plan.scenario)[arm]
         row = summarise(
             arm,
+            heaviest_codec(self._plan.scenario, arm),
             way,
             self._store.records(arm.codec, arm.point),
             self._frames.quality(arm),

@@ -12,6 +12,7 @@ Yin 2018 (median and trimmed mean).
 Not here: when a round takes place and what it costs (`adapter_exchange`), what a vehicle does in one (`adapting`).
 """
 
+import io
 import logging
 import os
 from collections.abc import Callable, Iterable, Sequence
@@ -32,6 +33,8 @@ _ARRAY, _EXAMPLES = "adapter", "num-examples"
 _MOST_NORMS = 10.0
 """An update so many times as long as the median one is refused."""
 _FEWEST_COMPARED = 3
+_LARGEST = float(np.finfo(np.float16).max)
+"""Adapters travel in float16: see `codecs.adaptation.update`."""
 _MOST_VEHICLES, _MOST_FRAMES = 2**31, 2**20
 
 logging.getLogger("flwr").setLevel(logging.WARNING)
@@ -242,6 +245,8 @@ def implausible(vectors: dict[int, NDArray[np.float64]], before: NDArray[np.floa
             refused[vehicle] = f"the update has shape {vector.shape}, expected {before.shape}"
         elif not np.isfinite(vector).all():
             refused[vehicle] = "the update holds numbers that are not finite"
+        elif np.abs(vector).max(initial=0) > _LARGEST:
+            refused[vehicle] = f"the update holds numbers beyond {_LARGEST:g}, which an adapter cannot travel with"
     lengths = {v: float(np.linalg.norm(vector - before)) for v, vector in vectors.items() if v not in refused}
     if len(lengths) < _FEWEST_COMPARED:
         return refused
@@ -329,12 +334,32 @@ def _update_in(message: Message, num_vehicles: int) -> tuple[int, NDArray[np.flo
     if not isinstance(frames, int) or not 1 <= frames <= _MOST_FRAMES:
         raise ReplyError(f"vehicle {vehicle} says that it learned {frames!r} frames, expected 1 to {_MOST_FRAMES}")
     try:
-        vector = arrays[_ARRAY].numpy()
-    except (ValueError, TypeError, OSError, EOFError) as error:
+        return vehicle, _numbers_in(arrays[_ARRAY].data)
+    except ValueError as error:
         raise ReplyError(f"vehicle {vehicle} sent no array: {error}") from error
-    if vector.dtype != np.float64 or vector.ndim != 1:
-        raise ReplyError(f"vehicle {vehicle} sent {vector.dtype} {vector.shape}, expected float64 (n,)")
-    return vehicle, vector
+
+
+def _numbers_in(data: bytes) -> NDArray[np.float64]:
+    """Return the numbers (n,) of a `.npy` file: no more than its bytes hold, whatever its head claims.
+
+    NumPy's own reader allocates what the head claims, and opens archives.
+
+    Raises:
+        ValueError: if it is no file of float64 (n,).
+    """
+    stream = io.BytesIO(data)
+    if np.lib.format.read_magic(stream) != (1, 0):
+        raise ValueError("expected version 1.0 of the format")
+    try:
+        shape, _, dtype = np.lib.format.read_array_header_1_0(stream)
+    except Exception as error:  # NumPy parses the head as Python, which can fail in many ways
+        raise ValueError(f"its head is damaged: {error}") from error
+    if dtype != np.float64 or len(shape) != 1:
+        raise ValueError(f"expected float64 (n,), got {dtype} {shape}")
+    body = data[stream.tell() :]
+    if len(body) != 8 * shape[0]:
+        raise ValueError(f"its head tells of {shape[0]} numbers, {len(body)} bytes came")
+    return np.frombuffer(body, np.float64)
 
 
 def _identify() -> None:

@@ -67,6 +67,7 @@ class Stages:
         yield unfinished
         for file in unfinished.iterdir():
             _flush(file)
+        _flush(unfinished)
         unfinished.rename(self.folder(key))
         _flush(self._folder)
 

@@ -10,8 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from roadbits.codecs.catalogue import still_or_clip_codec_named
-from roadbits.codecs.codec import OperatingPoint
+from roadbits.codecs.codec import AnyCodec, OperatingPoint
 from roadbits.fleet.devices import encode_joules, radio_joules
 from roadbits.fleet.results import GroupRow, Timeline, UploadRow
 from roadbits.fleet.rules import Rule, TargetBpp, Way
@@ -33,12 +32,19 @@ class Quality:
 
 
 def summarise(
-    arm: Arm, way: Way, records: Iterable[Record], quality: Quality, vehicle_hours: float, fleet: Fleet
+    arm: Arm,
+    codec: AnyCodec,
+    way: Way,
+    records: Iterable[Record],
+    quality: Quality,
+    vehicle_hours: float,
+    fleet: Fleet,
 ) -> UploadRow:
     """Return the row of one arm; every captured frame is in exactly one of its counts.
 
     Args:
         arm: codec and operating point or policy.
+        codec: that its vehicles run; of several the one that takes most memory.
         way: how it sent frames.
         records: of every captured frame.
         quality: of what was delivered.
@@ -49,10 +55,10 @@ def summarise(
     fates = Counter(row.verdict for row in rows)
     reasons = Counter(row.reason for row in rows if row.verdict == "dropped")
     travelled = [row for row in rows if row.verdict not in ("dropped", "backlog")]
-    points_used = _points_used(arm, rows)
+    points_used = _points_used(codec, rows)
     latency = _latencies(rows) or [0.0]
     groups = [
-        _group_row(arm, group, [row for row in rows if row.vehicle in numbers]) for group, numbers in _members(fleet)
+        _group_row(codec, group, [row for row in rows if row.vehicle in numbers]) for group, numbers in _members(fleet)
     ]
     encode_gmac, energy_j = sum(row.encode_macs for row in rows) / 1e9, sum(row.energy_j for row in groups)
     return UploadRow(
@@ -85,7 +91,7 @@ def summarise(
         gmac_per_delivered_frame=encode_gmac / max(1, fates["delivered"]),
         joules_per_delivered_frame=energy_j / max(1, fates["delivered"]),
         latency_mean_s=float(np.mean(latency)),
-        encode_memory_bytes=_memory_bytes(arm, rows),
+        encode_memory_bytes=_memory_bytes(codec, rows),
         points_used=points_used,
         groups=groups if fleet.groups else [],
         every=way.every,
@@ -153,14 +159,12 @@ def _members(fleet: Fleet) -> Iterator[tuple[Group, range]]:
         first += group.vehicles
 
 
-def _group_row(arm: Arm, group: Group, rows: Sequence[Record]) -> GroupRow:
+def _group_row(codec: AnyCodec, group: Group, rows: Sequence[Record]) -> GroupRow:
     travelled = [row for row in rows if row.verdict not in ("dropped", "backlog")]
     reasons = Counter(row.reason for row in rows if row.verdict == "dropped")
     sent_bytes = sum(row.payload_bytes for row in travelled)
     seconds, macs = sum(row.encode_s for row in rows if row.encode_s), sum(row.encode_macs for row in rows)
-    encoding_j = encode_joules(
-        group.device, still_or_clip_codec_named(arm.source), np.array([seconds]), np.array([macs])
-    )
+    encoding_j = encode_joules(group.device, codec, np.array([seconds]), np.array([macs]))
     return GroupRow(
         group=group.name,
         vehicles=group.vehicles,
@@ -174,7 +178,7 @@ def _group_row(arm: Arm, group: Group, rows: Sequence[Record]) -> GroupRow:
         encode_gmac=macs / 1e9,
         energy_j=float(encoding_j[0]) + radio_joules(group.device, sent_bytes),
         latency_mean_s=float(np.mean(_latencies(rows) or [0.0])),
-        points_used=_points_used(arm, rows),
+        points_used=_points_used(codec, rows),
     )
 
 
@@ -194,16 +198,15 @@ def _latencies(rows: Sequence[Record]) -> list[float]:
     ]
 
 
-def _points_used(arm: Arm, rows: Sequence[Record]) -> dict[str, int]:
+def _points_used(codec: AnyCodec, rows: Sequence[Record]) -> dict[str, int]:
     """Return how many frames were encoded at each point, in the order of the codec's rates."""
     used = Counter(row.used_point for row in rows if row.used_point)
-    ranks = {str(point): rank for rank, point in enumerate(still_or_clip_codec_named(arm.source).all_points)}
+    ranks = {str(point): rank for rank, point in enumerate(codec.all_points)}
     return {point: used[point] for point in sorted(used, key=lambda point: (ranks.get(point, 0), point))}
 
 
-def _memory_bytes(arm: Arm, rows: Sequence[Record]) -> int:
+def _memory_bytes(codec: AnyCodec, rows: Sequence[Record]) -> int:
     """Return the most that any frame took to encode."""
-    codec = still_or_clip_codec_named(arm.source)
     used = {(row.used_point, row.height, row.width) for row in rows if row.used_point}
     costs = (codec.complexity(OperatingPoint.parse(point), height, width) for point, height, width in used)
     return max((cost.encode_memory_bytes for cost in costs), default=0)

@@ -22,6 +22,7 @@ from roadbits.fleet.uplink import MAX_RATE_MBPS, US_PER_S, Trace, UplinkError
 _PACKET_BITS = 1500 * 8
 _MAX_LINES = 20_000_000
 _MAX_SECONDS = 10_000_000
+_MOST_SEGMENTS = 5_000_000
 _LONGEST_SEGMENT_US = 10 * US_PER_S
 
 
@@ -139,7 +140,8 @@ def with_outages(trace: Trace, outages_s: list[tuple[float, float]]) -> Trace:
         outages_s: beginning and end of each, in seconds.
 
     Raises:
-        UplinkError: if an outage ends before it begins, or the trace has a beginning that happens once.
+        UplinkError: if an outage ends before it begins, the trace has a beginning that happens once, or is so short
+            that it would have to be written out too often.
     """
     if trace.repeat_from_us:
         raise UplinkError("expected a trace that repeats from its beginning: give all outages at once")
@@ -150,10 +152,17 @@ def with_outages(trace: Trace, outages_s: list[tuple[float, float]]) -> Trace:
     once = -(-last_us // trace.period_us)
     repeats = once + 1
     cuts = sorted({round(at * US_PER_S) for pair in outages_s for at in pair})
-    starts = np.concatenate([trace.edges_us[:-1] + k * trace.period_us for k in range(repeats)])
+    if repeats * len(trace.bits) > _MOST_SEGMENTS:
+        raise UplinkError(
+            f"a trace of {trace.period_us / US_PER_S:g} s that repeats until {last_us / US_PER_S:g} s has more than "
+            f"{_MOST_SEGMENTS} parts: end outages earlier, give a longer trace or, where its rate never changes, a "
+            "constant uplink"
+        )
+    begins = trace.period_us * np.arange(repeats, dtype=np.int64)[:, None]
+    starts = (begins + trace.edges_us[:-1]).ravel()
     edges = np.union1d(np.append(starts, repeats * trace.period_us), np.array(cuts, np.int64))
     if trace.in_packets:
-        ends = np.concatenate([trace.edges_us[1:] + k * trace.period_us for k in range(repeats)])
+        ends = (begins + trace.edges_us[1:]).ravel()
         bits = np.zeros(len(edges) - 1, np.int64)
         bits[np.searchsorted(edges, ends) - 1] = np.tile(trace.bits, repeats)
     else:

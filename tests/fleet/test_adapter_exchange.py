@@ -166,7 +166,7 @@ def test_alone_a_vehicle_uses_at_once_what_it_learned_and_the_server_knows_when_
 
 
 def test_in_one_place_frames_go_up_and_one_adapter_comes_down() -> None:
-    words = scenario(sharing="central", quorum=2)
+    words = scenario(vehicles=2, sharing="central", quorum=2)
     found, _, (job,) = exchange(words, notices(1, 2, lossless_bytes=5000))
     assert [lesson.vehicle for lesson in job.lessons] == [0, 1]
     server_s = training_macs(words.adaptation, 16) / 1e9 / 100  # type: ignore[arg-type]
@@ -174,6 +174,17 @@ def test_in_one_place_frames_go_up_and_one_adapter_comes_down() -> None:
     assert [each.from_us for each in found.equipped] == [pytest.approx(expected_s * US, abs=20)] * 2
     assert found.traffic_bytes == 2 * (5000 + len(update()))
     assert found.train_macs == 0
+
+
+def test_in_one_place_training_waits_for_vehicles_that_may_still_send() -> None:
+    words = scenario(vehicles=3, sharing="central", quorum=2, round_s=30.0)
+    found, _, (job,) = exchange(words, notices(1, 2, 50, lossless_bytes=5000))
+    assert [lesson.vehicle for lesson in job.lessons] == [0, 1]
+    server_s = training_macs(words.adaptation, 16) / 1e9 / 100  # type: ignore[arg-type]
+    trained_s = 2 + carried_s(5000) + 30 + server_s
+    assert [each.known_us for each in found.equipped] == [
+        pytest.approx(at_s * US, abs=20) for at_s in (trained_s, trained_s, 50 + carried_s(5000))
+    ]
 
 
 def test_training_takes_what_encoding_leaves() -> None:

@@ -66,6 +66,13 @@ def test_only_frames_of_the_domain_itself_are_kept() -> None:
     assert notice.frames == (6, 7, 10)
 
 
+def test_a_vehicle_that_leaves_with_too_few_frames_waits_for_more_until_its_drive_ends() -> None:
+    (back,) = diary_of(*[DAY] * 6, DUSK, DUSK, DAY, DAY, DUSK, DUSK).notices
+    assert back.ready_us == 10_000_000
+    (gone,) = diary_of(*[DAY] * 6, DUSK, DUSK, DAY, DAY).notices
+    assert (gone.frames, gone.ready_us) == ((6, 7), 9_000_000)
+
+
 def test_a_domain_first_noticed_when_it_comes_again_keeps_no_frame_of_what_came_between() -> None:
     """In dusk for one frame only, then in the night, and in dusk again."""
     watched = diary_of(*[DAY] * 6, ("dusk", 0.39, 30.1), *[("night", 0.1, 38.0)] * 3, *[DUSK] * 4)

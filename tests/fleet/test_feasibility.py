@@ -3,8 +3,10 @@ from typing import Any
 import pytest
 
 from roadbits.codecs.catalogue import codec_named
+from roadbits.fleet.adaptation_words import Adaptation
 from roadbits.fleet.camera_words import StreetCameras
 from roadbits.fleet.feasibility import DeviceError, check_devices, loads
+from roadbits.fleet.fittings import with_any_adapter
 from roadbits.fleet.rules import Budget, CodecChoice, Link
 from roadbits.fleet.scenario import ConstantUplink, Device, Fleet, Group, Scenario
 
@@ -48,6 +50,16 @@ def test_a_device_that_is_too_slow_for_the_cheapest_point_is_refused_with_the_nu
     text = str(caught.value)
     assert text.startswith("group g1: its device needs 0.4 s for a frame at even the cheapest point of cae, lambda=")
     assert f"({GMAC:.3g} GMAC); it has 0.25 s (an interval of 0.5 s, duty 0.5)" in text
+
+
+def test_the_memory_of_an_adapter_is_asked_for_where_vehicles_come_by_one() -> None:
+    words = scenario(device(memory_mb=MEGABYTES), points=("lambda=0.0067",), policies=())
+    check_devices(words)
+    adapting = words.model_copy(update={"adaptation": Adaptation(codec="cae", point="lambda=0.0067")})
+    more = with_any_adapter("cae", with_residuals=True).complexity(CAE.points[0], 240, 320).encode_memory_bytes / 1e6
+    assert more > MEGABYTES
+    with pytest.raises(DeviceError, match=rf"group g0: cae\+federated:lambda=0\.0067 needs {more:.4g} MB"):
+        check_devices(adapting)
 
 
 def test_a_device_without_the_memory_is_refused_with_the_numbers() -> None:

@@ -11,6 +11,7 @@ from roadbits.codecs.catalogue import codec_named
 from roadbits.codecs.codec import Codec, Image, OperatingPoint
 from roadbits.fleet.cameras.street import StreetSource
 from roadbits.fleet.devices import ladder_of, radio_joules
+from roadbits.fleet.fittings import with_any_adapter
 from roadbits.fleet.policies import Account, Budget, Link, Policy, Situation, TargetBpp
 from roadbits.fleet.rate_control import ControlState, Encoding, FixedPoint, RateControl
 from roadbits.fleet.scenario import Device
@@ -138,3 +139,20 @@ def test_a_fixed_point_encodes_every_frame_alike_and_remembers_nothing(drive: li
     assert encoding == Encoding(SLIM.encode(drive[0], point), point, pytest.approx(macs / 1e9), macs)
     assert vehicle.state == ControlState()
     assert vehicle.state.account == Account()
+
+
+@pytest.mark.parametrize("policy", [TargetBpp(0.4), Link(3.0, np.inf), Budget(3.0, np.inf, np.inf)])
+def test_a_frame_that_the_device_cannot_hold_is_skipped(policy: Policy, drive: list[Image]) -> None:
+    small = DEVICE.model_copy(update={"memory_mb": 0.5})
+    assert control(codec_named("cae"), policy, device=small).encode(drive[0], WIDE) == Encoding(None, None, 0.0, 0)
+
+
+def test_an_adapter_is_charged_for_from_the_frame_on_that_it_codes(drive: list[Image]) -> None:
+    vehicle = control(codec_named("cae"), Link(3.0, np.inf))
+    vehicle.encode(drive[0], WIDE)  # which tries points, too
+    before = vehicle.encode(drive[1], WIDE)
+    vehicle.codec = with_any_adapter("cae", with_residuals=True)
+    after = vehicle.encode(drive[2], WIDE)
+    assert after.point is not None
+    assert before.macs == codec_named("cae").complexity(after.point, HEIGHT, WIDTH).encode_macs
+    assert after.macs == vehicle.codec.complexity(after.point, HEIGHT, WIDTH).encode_macs > before.macs

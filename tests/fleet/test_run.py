@@ -162,10 +162,28 @@ def test_what_another_program_has_done_is_told_of(whole: tuple[Path, Results], t
     assert "another version" not in (old / "log.jsonl").read_text()
     (old / "program.txt").write_text(f"{0:064}\n")
     execute(old, *SMALL, resume=True)
-    assert f"{old} was begun by another version of roadbits" in (old / "log.jsonl").read_text()
-    again = Run(smoke(*SMALL), tmp_path / "again", LocalBackend, quiet=True, reused=[old])
-    again.execute()
-    assert f"{old} was begun by another version of roadbits" in (tmp_path / "again" / "log.jsonl").read_text()
+    told = "holds what another version of roadbits computed"
+    assert f"{old} {told}" in (old / "log.jsonl").read_text()
+    again, once_more = tmp_path / "again", tmp_path / "once-more"
+    Run(smoke(*SMALL), again, LocalBackend, quiet=True, reused=[old]).execute()
+    assert f"{old} {told}" in (again / "log.jsonl").read_text()
+    Run(smoke(*SMALL), once_more, LocalBackend, quiet=True, reused=[again]).execute()
+    assert f"{again} {told}" in (once_more / "log.jsonl").read_text()
+
+
+def test_results_keep_their_scenario_until_there_are_new_ones(whole: tuple[Path, Results], tmp_path: Path) -> None:
+    class Broken(LocalBackend):
+        def train(self, *_: Any) -> Iterator[Any]:
+            raise KeyboardInterrupt
+
+    folder = tmp_path / "run"
+    shutil.copytree(whole[0], folder)
+    longer = [*SMALL, "downstream.steps=3"]
+    with pytest.raises(KeyboardInterrupt):
+        Run(smoke(*longer), folder, Broken, quiet=True).execute(resume=True)
+    assert (folder / "scenario.yaml").read_bytes() == (whole[0] / "scenario.yaml").read_bytes()
+    execute(folder, *longer, resume=True)
+    assert "steps: 3" in (folder / "scenario.yaml").read_text()
 
 
 def test_resuming_another_collection_is_refused(whole: tuple[Path, Results]) -> None:

@@ -12,6 +12,7 @@ from roadbits.fleet.summary import Quality, Spent, missed_target, summarise, wit
 from roadbits.fleet.vehicle import Arm
 
 ARM = Arm("jpeg", "quality=10")
+JPEG = codec_named("jpeg")
 UPLINK = ConstantUplink(kind="constant", rate_mbps=1.0)
 DEVICE = Device(encode_mpx_per_s={"jpeg": 1.0}, encode_watts=8.0, radio_joules_per_mbit=2.0)
 
@@ -65,7 +66,7 @@ RECORDS = [
 
 def summary(records: list[Record]) -> UploadRow:
     fleet = Fleet(vehicles=1, uplink=UPLINK, device=DEVICE)
-    return summarise(ARM, Way(OperatingPoint.of(quality=10), 1, 0), records, Quality(31.5, 0.9), 0.5, fleet)
+    return summarise(ARM, JPEG, Way(OperatingPoint.of(quality=10), 1, 0), records, Quality(31.5, 0.9), 0.5, fleet)
 
 
 def test_the_summary_of_a_handful_of_records_is_what_a_hand_computes() -> None:
@@ -145,7 +146,7 @@ def test_a_fleet_of_groups_is_told_by_group() -> None:
         )
     )
     records = [replace(row, vehicle=k % 3) for k, row in enumerate(RECORDS)]
-    row = summarise(ARM, Way(OperatingPoint.of(quality=10), 1, 0), records, Quality(31.5, 0.9), 0.5, fleet)
+    row = summarise(ARM, JPEG, Way(OperatingPoint.of(quality=10), 1, 0), records, Quality(31.5, 0.9), 0.5, fleet)
     assert [(group.group, group.vehicles, group.frames) for group in row.groups] == [("strong", 2, 6), ("weak", 1, 3)]
     # Vehicle 2 has frames 2, 5 and 8: 300 bytes delivered, 200 rejected, and one dropped before it was encoded.
     weak = row.groups[1]
@@ -179,7 +180,7 @@ def test_memory_is_that_of_the_most_demanding_frame() -> None:
     ]
     device = DEVICE.model_copy(update={"gmac_per_s": 10.0, "joules_per_gmac": 0.3})
     fleet = Fleet(vehicles=1, uplink=UPLINK, device=device)
-    row = summarise(Arm("cae", point), Way(codec.points[0], 1, 0), records, Quality(31.5, 0.9), 0.5, fleet)
+    row = summarise(Arm("cae", point), codec, Way(codec.points[0], 1, 0), records, Quality(31.5, 0.9), 0.5, fleet)
     assert row.encode_memory_bytes == codec.complexity(codec.points[0], 128, 96).encode_memory_bytes
     assert summary(RECORDS).encode_memory_bytes == 0
 
@@ -196,7 +197,7 @@ def test_adapting_costs_bytes_radio_and_computing() -> None:
     groups = tuple(Group(name=name, vehicles=n, uplink=UPLINK, device=device) for name, n in (("a", 1), ("b", 2)))
     fleet = Fleet(groups=groups)
     way = Way(OperatingPoint.of(quality=10), 1, 0)
-    row = summarise(ARM, way, [record(0, "delivered", 1.0, 100)], Quality(31.5, 0.9), 0.5, fleet)
+    row = summarise(ARM, JPEG, way, [record(0, "delivered", 1.0, 100)], Quality(31.5, 0.9), 0.5, fleet)
     spent = [Spent(0, 0), Spent(125_000, 4_000_000_000), Spent(125_000, 0)]
     after = with_adapting(row, spent, fleet)
     assert (after.bytes, after.adapter_bytes) == (100 + 250_000, 250_000)

@@ -93,7 +93,9 @@ def test_every_captured_frame_is_in_exactly_one_count_of_the_results(drives: Pat
         for number in range(VEHICLES):
             Collector(store, words.fleet.deadline_s).receive(whole_drive(words, number), number, FRAMES, ())
         rows = [
-            summarise(arm, way, store.records(*vars(arm).values()), Quality(0, 0), 1, words.fleet)
+            summarise(
+                arm, codec_named(arm.source), way, store.records(*vars(arm).values()), Quality(0, 0), 1, words.fleet
+            )
             for arm, way in ways_of(words).items()
         ]
     for row in rows:
