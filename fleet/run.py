@@ -107,7 +107,7 @@ class Run:
         return results
 
     def _keep_scenario(self) -> None:
-        """Write the scenario beside what comes of it; results of an earlier one keep theirs until there are new ones."""
+        """Write the scenario beside what comes of it; results of an earlier one keep theirs until then."""
         write_whole(self._folder / "scenario.yaml", dump_scenario(self._plan.scenario).encode())
 
     def _tell_programs(self, display: Display) -> None:

@@ -209,7 +209,7 @@ def test_a_trace_of_a_millisecond_is_not_written_out_for_weeks() -> None:
     packets = Trace(np.array([0, 1000]), np.array([12_000]), in_packets=True)
     assert sent_at(with_outages(packets, [(10, 20)]), 15.0, 1500) == 20.001
     with pytest.raises(
-        UplinkError, match="a trace of 0.001 s that repeats until 1e\\+07 s has more than 5000000 parts"
+        UplinkError, match=r"a trace of 0\.001 s that repeats until 1e\+07 s has more than 5000000 parts"
     ):
         with_outages(packets, [(1, 1e7)])
 
