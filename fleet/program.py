@@ -40,7 +40,8 @@ def sign(folder: Path, taken_from: Iterable[Path] = ()) -> None:
         taken_from: folders of runs whose stages may be taken, its own among them if it goes on.
     """
     programs = {program_hash()}.union(*map(_programs_of, taken_from))
-    write_whole(folder / _NAME, "".join(f"{each}\n" for each in sorted(programs)).encode())
+    if programs != _programs_of(folder):
+        write_whole(folder / _NAME, "".join(f"{each}\n" for each in sorted(programs)).encode())
 
 
 def is_of_another(folder: Path) -> bool:
