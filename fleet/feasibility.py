@@ -56,13 +56,13 @@ def loads(scenario: Scenario) -> Iterator[Load]:
         DataError: if the size of frames has to be read and cannot be.
     """
     fleet, cameras = scenario.fleet, scenario.cameras
+    ways = [(arm, way, heaviest_codec(scenario, arm)) for arm, way in ways_of(scenario).items()]
     first = 0
     for group in fleet.everyone:
         height, width = frame_size(cameras, scenario.seed, first, fleet.num_vehicles)
         first += group.vehicles
-        for arm, (rule, every, _) in ways_of(scenario).items():
+        for arm, (rule, every, _), codec in ways:
             interval_s = every * cameras.interval_s
-            codec = heaviest_codec(scenario, arm)
             whole = ladder_of(group.device, codec, height, width)
             _check_speed(group, arm, whole, interval_s)
             points = _points(rule, whole, group.device, interval_s, fleet.deadline_s)

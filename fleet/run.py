@@ -88,8 +88,7 @@ class Run:
         with self._folder_of_our_own(resume), Store(self._folder / _UPLOADS) as store:
             collected = is_collected(self._plan, store)
             if not (self._folder / _RESULTS).exists():
-                self._keep_scenario()
-            keep_clip_restorer(clip_restorer, self._folder)
+                self._keep_plan()
             display = Display(self._folder / "log.jsonl", self._quiet)
             if resume and not is_begun:
                 display.say(f"there is no {self._folder} to resume: this run begins anew")
@@ -100,18 +99,19 @@ class Run:
                 with self._timed("collect"):
                     collect(self._plan, lengths, store, backend, display, fittings)
             results = self._serve(stages, store, backend, display, adaptation)
-            self._keep_scenario()
+            self._keep_plan()
             write_whole(self._folder / _RESULTS, results.to_json().encode())
             for other, count in stages.taken.items():
                 display.say(f"{count} stages were finished in {other.parent} already")
         return results
 
-    def _keep_scenario(self) -> None:
-        """Write the scenario beside what comes of it; results of an earlier one keep theirs until then."""
+    def _keep_plan(self) -> None:
+        """Write what is run beside what comes of it; results of an earlier plan keep theirs until then."""
         write_whole(self._folder / "scenario.yaml", dump_scenario(self._plan.scenario).encode())
+        keep_clip_restorer(self._plan.clip_restorer, self._folder)
 
     def _tell_programs(self, display: Display) -> None:
-        """Say which folders hold what another version of the program computed."""
+        """Say which folders hold what another version of the program computed, and sign this one with all."""
         begun = [folder for folder in (self._folder, *self._reused) if (folder / "stages").exists()]
         for folder in begun:
             if is_of_another(folder):

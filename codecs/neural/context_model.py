@@ -320,7 +320,7 @@ class ContextModel:
         shape = (1, len(self.order), *size)
         centred = centred_rungs(origin.rungs).expand(shape)
         symbols = torch.zeros(shape, dtype=torch.int32)
-        deviations = torch.zeros(shape, dtype=torch.float32).contiguous(memory_format=torch.channels_last)
+        deviations = torch.empty(shape, dtype=torch.float32, memory_format=torch.channels_last).zero_()
         networks = (*(None,) * self.with_means, *self.networks)
         for stage, network in zip(self.stages, networks, strict=True):
             own, looked_from = begun.picked(stage.own), origin.picked(stage.own)
