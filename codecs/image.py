@@ -77,7 +77,7 @@ def write_clip(folder: Path, clip: Clip) -> None:
 
 
 def list_images(folder: Path) -> list[Path]:
-    """Return the image files below a folder, sorted by path; hidden ones aside, and links to folders not followed.
+    """Return the image files below a folder in `natural_order`; hidden ones aside, and links to folders not followed.
 
     Raises:
         ImageFileError: if there is no such folder or no image in it.
@@ -85,23 +85,23 @@ def list_images(folder: Path) -> list[Path]:
     if not folder.is_dir():
         what = "is a file, expected a folder of images" if folder.exists() else "no such folder"
         raise ImageFileError(f"{folder}: {what}")
-    found = sorted(
+    found = [
         path
         for path in folder.rglob("*")
         if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".") and path.is_file()
-    )
+    ]
     if not found:
         raise ImageFileError(f"{folder}: holds no image ({', '.join(IMAGE_SUFFIXES)})")
-    return found
+    return sorted(found, key=_parts_in_order)
 
 
 def clips_of(files: Sequence[Path], frames: int) -> list[list[Path]]:
     """Cut frames into clips of so many, or one shorter clip if there are fewer; a shorter rest is left out.
 
-    Frames of different folders never share a clip. Numbers in names count as numbers: frame 2 comes before frame 10.
+    Frames of different folders never share a clip; they are taken in `natural_order`.
     """
     clips = []
-    ordered = sorted(files, key=lambda file: (file.parent, _with_numbers(file.name)))
+    ordered = sorted(files, key=lambda file: (_parts_in_order(file.parent), natural_order(file.name)))
     for _, group in itertools.groupby(ordered, key=lambda file: file.parent):
         mine = list(group)
         whole = len(mine) // frames * frames
@@ -145,6 +145,19 @@ def read_clip(files: Sequence[Path]) -> Clip:
     return clip
 
 
-def _with_numbers(name: str) -> list[tuple[int, str]]:
-    """Return a key that sorts names by the numbers in them."""
-    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", name)]
+def natural_order(name: str) -> str:
+    """Return a key that sorts names by the numbers in them: frame 2 comes before frame 10.
+
+    Names whose numbers are padded with zeros to one length are sorted as text is.
+    """
+    return re.sub("[0-9]+", _by_length, name)
+
+
+def _by_length(number: re.Match[str]) -> str:
+    """Return digits that text sorts by their value, and not alike where they differ: folders 01 and 1 stay apart."""
+    significant = number[0].lstrip("0")
+    return f"{len(significant):03}{significant}{number[0]}"
+
+
+def _parts_in_order(path: Path) -> list[str]:
+    return [natural_order(part) for part in path.parts]

@@ -50,12 +50,15 @@ def forecast(scenario: Scenario) -> Iterator[str]:
     ways = ways_of(scenario)
     most = max(way.every * way.clip_frames for way in ways.values())
     drive = iter(train_source(cameras, scenario.seed, 0, fleet.num_vehicles))
-    frames = [frame.image for frame in itertools.islice(drive, max(_FRAMES, most))]
+    frames = list(itertools.islice(drive, max(_FRAMES, most)))
 
     def tried(arm: Arm) -> list[Image]:
-        """Return the frames that an arm's bytes are told by: a few stills, or a clip."""
+        """Return the frames that an arm's bytes are told by: a few stills, or a clip, which is of one camera."""
         _, every, clip_frames = ways[arm]
-        return frames[: every * clip_frames : every] if clip_frames else frames[:_FRAMES]
+        some = frames[: every * clip_frames : every] if clip_frames else frames[:_FRAMES]
+        if clip_frames:
+            some = list(itertools.takewhile(lambda frame: frame.camera == frames[0].camera, some))
+        return [frame.image for frame in some]
 
     @cache
     def mean_bytes(arm: Arm, point: OperatingPoint) -> float:

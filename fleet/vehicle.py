@@ -1,6 +1,7 @@
 """A vehicle: captures frames, encodes them, and queues payloads for its uplink, in virtual time.
 
 An arm with a codec of clips holds frames until a clip is complete: it is one payload, and its frames share its fate.
+Where a drive goes on with another camera's frames, a clip ends.
 
 A drive is cut into segments. A segment is a pure function of the vehicle's words, its position and the state in which
 the last segment left the vehicle, so any worker may compute it, and compute it again after a crash.
@@ -243,13 +244,14 @@ class _Lane:
         )
 
     def capture(self, frame: Frame) -> list[Upload]:
-        """Take a frame, and say what becomes of it, or of the clip that it completes."""
+        """Take a frame, and say what becomes of it, or of the clip that ends with it or before it."""
         if frame.index % self._way.every:
             return [replace(self._captured(frame), reason=SKIPPED)]
         if not self._way.clip_frames:
             return [self._still(frame)]
+        uploads = self.end() if self._clip and self._clip[-1].camera != frame.camera else []
         self._clip.append(frame)
-        return self.end() if len(self._clip) == self._way.clip_frames else []
+        return uploads + (self.end() if len(self._clip) == self._way.clip_frames else [])
 
     def end(self) -> list[Upload]:
         """Send the clip that was begun, if there is one, and say what becomes of its frames."""

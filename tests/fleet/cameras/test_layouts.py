@@ -124,6 +124,16 @@ def test_kitti_frames_may_differ_in_size(tmp_path: Path) -> None:
     assert opened("kitti", tmp_path, "val").frame(0).image.shape == (7, 3, 3)
 
 
+@pytest.mark.parametrize("masked", [False, True])
+def test_frames_come_in_the_order_of_their_numbers(masked: bool, tmp_path: Path) -> None:
+    for k in (1, 2, 10, 11):
+        write(tmp_path / f"images/frame_{k}.png", image(k))
+        write(tmp_path / f"masks/frame_{k}.png", label(k))
+    masks = tmp_path / "masks" if masked else None
+    frames = open_folder(tmp_path / "images", masks, split="train", interval_s=1.0)
+    assert [item.image.stem for item in frames.items] == ["frame_1", "frame_2", "frame_10", "frame_11"]
+
+
 def test_an_unknown_split_of_kitti_names_the_choices(tmp_path: Path) -> None:
     grow(tmp_path, NAMES["kitti"])
     with pytest.raises(DataError, match=r"no labelled split 'test'; choose from train, val"):
