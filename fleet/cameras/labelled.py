@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from roadbits.codecs.bitstream import MAX_PIXELS
 from roadbits.codecs.image import ImageFileError, read_image
-from roadbits.fleet.cameras.classes import ClassSet
+from roadbits.fleet.cameras.classes import CITYSCAPES_IDS, IGNORED, TRAIN_IDS, ClassSet
 from roadbits.fleet.cameras.frame import DataError, Frame
 
 _INDEX_MODES = ("L", "P", "I;16", "I;16B", "I;16L", "I")
@@ -197,9 +197,19 @@ def _class_ids(path: Path, stored: NDArray[np.integer], ids: Mapping[int, int], 
     if unknown:
         shown = ", ".join(map(str, unknown[:_SHOWN_IDS])) + (", ..." if len(unknown) > _SHOWN_IDS else "")
         raise DataError(
-            f"{path}: holds the ids {shown}, expected only {_ranges(ids)} ({classes.name}): another layout's labels?"
+            f"{path}: holds the ids {shown}, expected only {_ranges(ids)} ({classes.name}): {_guess(np.unique(stored))}"
         )
     return label.astype(np.uint8)
+
+
+def _guess(stored: NDArray[np.integer]) -> str:
+    """Return what labels with these ids might be, and what to do."""
+    if max(TRAIN_IDS.keys() - {IGNORED}) < stored.max() and set(stored.tolist()) <= CITYSCAPES_IDS.keys():
+        return (
+            "these look like Cityscapes label ids, 0..33: cameras of kind cityscapes read them in the data set's own "
+            "folders; anywhere else store train ids, 0..18 and 255, with classes: cityscapes19"
+        )
+    return "another layout's labels?"
 
 
 def _ranges(ids: Mapping[int, int]) -> str:

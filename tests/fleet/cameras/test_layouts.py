@@ -419,6 +419,25 @@ def test_masks_of_a_folder_hold_class_ids(classes: ClassSet, ignored: list[int],
     np.testing.assert_array_equal(frame.label, [[10, IGNORED, IGNORED]])
 
 
+@pytest.mark.parametrize("classes", [CAMVID11, CITYSCAPES19])
+def test_masks_of_label_ids_say_what_they_look_like_and_what_to_do(classes: ClassSet, tmp_path: Path) -> None:
+    write(tmp_path / "images/1.png", image(0, 1, 3))
+    write(tmp_path / "masks/1.png", np.array([[7, 11, 26]], np.uint8))
+    expected = (
+        r"masks/1\.png: holds the ids .*26, .* look like Cityscapes label ids, 0\.\.33: .*kind cityscapes.*train ids"
+    )
+    with pytest.raises(DataError, match=expected):
+        folder(tmp_path / "images", tmp_path / "masks", classes).frame(0)
+
+
+@pytest.mark.parametrize("odd", [[3, 12, 18], [3, 26, 200]])
+def test_other_ids_are_taken_for_no_label_ids(odd: list[int], tmp_path: Path) -> None:
+    write(tmp_path / "images/1.png", image(0, 1, 3))
+    write(tmp_path / "masks/1.png", np.array([odd], np.uint8))
+    with pytest.raises(DataError, match="another layout's labels"):
+        folder(tmp_path / "images", tmp_path / "masks").frame(0)
+
+
 def test_an_unknown_label_set_is_refused(tmp_path: Path) -> None:
     write(tmp_path / "1.png", image(0))
     with pytest.raises(ValueError, match="'odd' cannot be read; choose from camvid11, cityscapes19"):
