@@ -52,6 +52,8 @@ def _from_mahimahi(lines: list[str]) -> Trace:
         if not text:
             continue
         if not text.isdecimal() or len(text) > 10:
+            if any(map(_is_csv, lines[number - 1 : number + 1])):
+                raise UplinkError(f"line {number}: this looks like seconds,Mbit/s: name the file .csv")
             raise UplinkError(f"line {number}: expected a whole number of milliseconds below 10^10, got {text[:40]!r}")
         times_ms.append(int(text))
         if len(times_ms) > 1 and times_ms[-1] < times_ms[-2]:
@@ -62,6 +64,15 @@ def _from_mahimahi(lines: list[str]) -> Trace:
     instants, packets = np.unique(np.maximum(1, times_ms), return_counts=True)
     edges = np.concatenate(([0], instants * 1000)).astype(np.int64)
     return Trace(edges, packets.astype(np.int64) * _PACKET_BITS, in_packets=True)
+
+
+def _is_csv(line: str) -> bool:
+    """Return whether a line holds two numbers, as a CSV's first or the one below its header does."""
+    try:
+        _, _ = map(float, line.split(",")[:2])
+    except ValueError:
+        return False
+    return True
 
 
 def _from_csv(lines: list[str]) -> Trace:
