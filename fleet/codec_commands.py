@@ -225,11 +225,14 @@ def codecs() -> None:
     from rich.console import Console
 
     from roadbits.codecs.catalogue import clip_codecs, still_codecs
+    from roadbits.codecs.legacy import passthrough
     from roadbits.fleet.report.codec_table import print_codecs
 
-    print_codecs(still_codecs(), Console(width=None if sys.stdout.isatty() else 160))
-    names = ", ".join(codec.name for codec in clip_codecs())
-    click.echo(f"of clips, for rd --clips, encode and decode: {names}; passthrough of a camera's own")
+    console = Console(width=None if sys.stdout.isatty() else 168)
+    print_codecs(still_codecs(), console)
+    click.echo("\nof clips, for rd --clips, encode and decode:")
+    print_codecs(clip_codecs(), console)
+    click.echo(f" {passthrough.NAME:<13}  of a camera's video file, whose own stream is the payload")
 
 
 @click.command()

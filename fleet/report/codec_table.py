@@ -8,13 +8,13 @@ from collections.abc import Sequence
 from rich.console import Console
 from rich.table import Table
 
-from roadbits.codecs.codec import Codec
+from roadbits.codecs.codec import ClipCodec, Codec
 
 _SIDE = 1024
 
 
-def print_codecs(codecs: Sequence[Codec], console: Console) -> None:
-    """Print a row for each codec; costs are per pixel of a large image, thousands of multiply-accumulates."""
+def print_codecs(codecs: Sequence[Codec | ClipCodec], console: Console) -> None:
+    """Print a row for each codec; costs are per pixel of a large image or frame, thousands of multiply-accumulates."""
     table = Table("codec", "operating points", box=None, header_style="bold")
     for column in ("kMAC/px encode", "decode", "parameters", "weights MB", "model hash"):
         table.add_column(column, justify="right")
@@ -23,7 +23,7 @@ def print_codecs(codecs: Sequence[Codec], console: Console) -> None:
     console.print(table)
 
 
-def _points(codec: Codec) -> str:
+def _points(codec: Codec | ClipCodec) -> str:
     """Return the values of every knob on the ladder, from its lowest rate up, the knob said once."""
     lowest, highest = codec.points[0], codec.points[-1]
     told = []
@@ -33,7 +33,7 @@ def _points(codec: Codec) -> str:
     return "  ".join(told)
 
 
-def _costs(codec: Codec) -> tuple[str, ...]:
+def _costs(codec: Codec | ClipCodec) -> tuple[str, ...]:
     if not codec.model_hash:
         return "", "", "", "", ""
     cost = codec.complexity(codec.points[-1], _SIDE, _SIDE)

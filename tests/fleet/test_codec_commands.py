@@ -1,4 +1,6 @@
 import json
+import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -6,8 +8,8 @@ import PIL.Image
 import pytest
 
 from roadbits.codecs.bitstream import CodecId, Container, pack
-from roadbits.codecs.catalogue import LEGACY_CODECS, WEIGHTS, codec_named, still_codecs
-from roadbits.codecs.codec import Codec, OperatingPoint
+from roadbits.codecs.catalogue import LEGACY_CODECS, WEIGHTS, clip_codecs, codec_named, still_codecs
+from roadbits.codecs.codec import ClipCodec, Codec, OperatingPoint
 from roadbits.codecs.image import list_images, read_clip, read_image
 from roadbits.codecs.legacy.clips import H264
 from roadbits.codecs.metrics import bpp, psnr
@@ -122,11 +124,19 @@ def test_a_lossy_format_is_no_place_for_a_decoded_image() -> None:
 
 
 def test_every_codec_is_listed_with_its_points() -> None:
-    *lines, clips = done("codecs").splitlines()[1:]
-    assert "mpeg2, h264, h264-lowdelay, hevc, hevc-lowdelay, av1, av1-lowdelay" in clips
-    assert clips.endswith("passthrough of a camera's own")
-    assert [line.split()[0] for line in lines] == [codec.name for codec in still_codecs()]
-    for line, codec in zip(lines, still_codecs(), strict=True):
+    stills, clips = done("codecs").split("\nof clips, for rd --clips, encode and decode:\n")
+    *of_clips, last = clips.splitlines()
+    assert last.split()[0] == "passthrough"
+    listed(stills.splitlines()[1:], still_codecs())
+    listed(of_clips[1:], clip_codecs())
+    slimvc = of_clips[-1].split()
+    assert slimvc[0] == "slimvc"
+    assert re.fullmatch(r"[\d.]+ [\d.]+ [\d.]+ M [\d.]+ [0-9a-f]{12}", " ".join(slimvc[-6:]))
+
+
+def listed(lines: Sequence[str], codecs: Sequence[Codec | ClipCodec]) -> None:
+    assert [line.split()[0] for line in lines] == [codec.name for codec in codecs]
+    for line, codec in zip(lines, codecs, strict=True):
         told = []
         for knob, _ in codec.points[0].settings:
             values = [point[knob] for point in codec.points]
