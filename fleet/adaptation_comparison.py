@@ -30,8 +30,8 @@ from roadbits.fleet.adapting import (
 )
 from roadbits.fleet.archive import Archive
 from roadbits.fleet.backend import Backend, Shared
-from roadbits.fleet.cameras.frame import DataError
 from roadbits.fleet.codec_adaptation import CodecAdaptation
+from roadbits.fleet.domains import unmeasured
 from roadbits.fleet.fittings import Version
 from roadbits.fleet.plan import Plan
 from roadbits.fleet.progress import Display
@@ -71,6 +71,8 @@ class AdaptationComparison:
         Raises:
             DataError: if there is no frame of a domain to measure on.
         """
+        if not self._domains:
+            return AdaptationResults([], [], [], [])
         self._frames = {
             domain: self._backend.share(frames) for domain, frames in self._frames_by_domain(test, references).items()
         }
@@ -104,10 +106,7 @@ class AdaptationComparison:
                     found[domain] = [np.array(archive.images[places[len(places) * k // count]]) for k in range(count)]
                     break
             else:
-                raise DataError(
-                    f"adaptation: no test or reference frame is of the domain {domain!r}: nothing to measure on; set "
-                    "cameras.test_domains, or set some frames apart with cameras.reference"
-                )
+                raise unmeasured(self._plan.scenario.cameras, domain)
         return found
 
     def _tuning(self, seed: int, method: Method, domain: str, before: str) -> Tuning:

@@ -175,3 +175,26 @@ class VideoCameras(Part):
 
 
 Cameras = Annotated[StreetCameras | DataSetCameras | FolderCameras | VideoCameras, Field(discriminator="kind")]
+
+
+def why_one_domain(cameras: Cameras) -> str:
+    """Return why all that a fleet drives through is of one domain, and what to do; empty if there may be several."""
+    match cameras:
+        case VideoCameras():
+            return "a video is one drive in one domain: extract frames into folders, and read those with kind folder"
+        case DataSetCameras(kind="kitti" | "bdd100k" as kind):
+            return (
+                f"nothing tells the domains of {kind}: sort its frames, and masks of train ids, into subfolders, and "
+                "read those with kind folder and cameras.domains"
+            )
+        case FolderCameras(domains=domains) if len(domains) < 2:
+            return (
+                "frames of a folder are of one domain: sort them into two or more subfolders of cameras.images, and of "
+                "cameras.test_images alike, and name those in cameras.domains"
+            )
+        case StreetCameras(domains=domains) if len(set(domains)) < 2:
+            return f"cameras.domains names {domains[0]} alone: name two or more, as in [day, dusk]"
+        case DataSetCameras(domains=(only,)):
+            return f"cameras.domains names {only} alone: name two or more"
+        case _:
+            return ""

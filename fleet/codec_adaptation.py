@@ -25,6 +25,7 @@ from roadbits.fleet.adapting import (
     watch,
 )
 from roadbits.fleet.backend import Backend
+from roadbits.fleet.domains import domains_of
 from roadbits.fleet.fittings import Fitting, Fittings, Version, known_adapters
 from roadbits.fleet.plan import Plan
 from roadbits.fleet.progress import Display
@@ -60,6 +61,8 @@ class CodecAdaptation:
             DeviceError: if a device cannot train.
             BackendError: if the backend cannot work.
         """
+        if not self.domains:
+            self.notes.append(f"nothing was adapted: {self._why_unnoticed()}")
         for sharing in self._words.sharing:
             for seed in self._words.seeds:
                 links = AdapterLinks(self._plan.scenario)
@@ -72,6 +75,25 @@ class CodecAdaptation:
         for sharing in self._words.sharing:
             self._note_the_late(sharing)
         return self._all_fittings
+
+    def _why_unnoticed(self) -> str:
+        """Return why no vehicle noticed a new domain, as far as that can be told."""
+        entered = [vehicle for vehicle, watched in enumerate(self.watched) if watched.domains]
+        if not entered:
+            return "each vehicle's drive is in one domain"
+        scenario, least = self._plan.scenario, self._words.drift.baseline_frames
+        drives = (
+            domains_of(train_source(scenario.cameras, scenario.seed, vehicle, scenario.fleet.num_vehicles))
+            for vehicle in entered
+        )
+        short = sum(drive.count(drive[0]) < least for drive in drives)
+        told = f"{len(entered)} of {len(self.watched)} vehicles came into a new domain and none noticed; "
+        if short:
+            return told + (
+                f"{short} saw too little of their first domain to know what is usual, fewer frames than the {least} of "
+                "adaptation.drift.baseline_frames"
+            )
+        return told + "the codec may serve it as well, or adaptation.drift.threshold is too high to tell"
 
     def _note_the_late(self, sharing: Sharing) -> None:
         """Tell of vehicles that come by an adapter when their drive is over: nothing is coded with it."""

@@ -15,6 +15,7 @@ from roadbits.codecs.catalogue import still_or_clip_codec_named
 from roadbits.codecs.codec import Image, OperatingPoint, clip_of, is_clip_codec, is_still_codec
 from roadbits.fleet.cameras.frame import DataError
 from roadbits.fleet.collection import drive_lengths
+from roadbits.fleet.domains import check_measured
 from roadbits.fleet.feasibility import Load, loads
 from roadbits.fleet.links import trace_for
 from roadbits.fleet.scenario import Scenario
@@ -29,13 +30,14 @@ def forecast(scenario: Scenario) -> Iterator[str]:
 
     Raises:
         DeviceError: if a device cannot run a codec.
-        DataError: if the data cannot be read as declared, or test frames would train.
+        DataError: if the data cannot be read as declared, test frames would train, or none measures a domain.
         UplinkError: if the uplink is unusable.
     """
     fleet, cameras = scenario.fleet, scenario.cameras
     check_disjoint(cameras)
     asked = list(loads(scenario))
     lengths = drive_lengths(scenario)
+    check_measured(scenario)
     tests = sum(len(source) for source in test_sources(cameras, scenario.seed))
     references = sum(len(source) for source in reference_sources(cameras, scenario.seed))
     learned = f", {references} for reference" if references else ""

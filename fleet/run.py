@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from roadbits.fleet.backend import Backend
 from roadbits.fleet.clip_restorer_file import clip_restorer_of, keep_clip_restorer
 from roadbits.fleet.collection import collect, drive_lengths, is_collected
+from roadbits.fleet.domains import check_measured
 from roadbits.fleet.feasibility import check_devices
 from roadbits.fleet.plan import Plan
 from roadbits.fleet.program import is_of_another, sign
@@ -81,6 +82,7 @@ class Run:
         self._refuse_finished(resume)
         is_begun = self._folder.is_dir()
         lengths = drive_lengths(self._plan.scenario)  # names missing data before anything is written
+        check_measured(self._plan.scenario)
         clip_restorer = clip_restorer_of(self._plan.scenario, self._folder)
         self._plan = Plan(self._plan.scenario, clip_restorer)
         with self._timed("start"):

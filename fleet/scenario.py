@@ -14,7 +14,7 @@ from roadbits.codecs.catalogue import still_or_clip_codec_named
 from roadbits.codecs.codec import OperatingPoint, is_clip_codec
 from roadbits.codecs.neural.still import NeuralStill
 from roadbits.fleet.adaptation_words import Adaptation
-from roadbits.fleet.camera_words import Cameras, FilePath, FolderCameras, VideoCameras
+from roadbits.fleet.camera_words import Cameras, FilePath, FolderCameras, VideoCameras, why_one_domain
 from roadbits.fleet.parts import Count, NotNegative, Part, Positive, Seconds, Seed, Share, Wait, distinct
 from roadbits.fleet.restoration_words import Restoration
 from roadbits.fleet.rules import CodecChoice
@@ -273,7 +273,7 @@ class Scenario(Part):
         return self
 
     def _check_adaptation(self) -> None:
-        """Refuse the adaptation of a codec that nobody uses or that cannot adapt, and devices that cannot train."""
+        """Refuse the adaptation of a codec that nobody uses or that cannot adapt, to nothing, or on weak devices."""
         words = self.adaptation
         if words is None:
             return
@@ -313,6 +313,13 @@ class Scenario(Part):
                     f"fleet group {group.name!r}: its device decodes what it watches and may train: give its "
                     "joules_per_gmac"
                 )
+        if why := why_one_domain(self.cameras):
+            raise ValueError(f"adaptation needs vehicles that come into a new domain, and {why}")
+        if isinstance(self.cameras, FolderCameras) and not (self.cameras.test_images or self.cameras.reference):
+            raise ValueError(
+                "adaptation is measured on frames that nothing was trained on: give cameras.test_images or "
+                "cameras.reference"
+            )
 
     def _check_restoration(self) -> None:
         """Refuse restorers and arms that do not fit each other, restoration that is not measured, and the other way."""

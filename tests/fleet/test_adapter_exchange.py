@@ -27,6 +27,7 @@ from roadbits.fleet.scenario import Scenario
 US = 1_000_000
 MBPS = 0.08
 """10,000 bytes a second."""
+SMALL_DRIVE = {"height": 96, "width": 128, "frames_per_vehicle": 4, "test_frames": 1}
 CAE = codec_named("cae")
 assert isinstance(CAE, NeuralStill)
 
@@ -37,7 +38,7 @@ def scenario(vehicles: int = 3, sharing: str = "federated", **words: Any) -> Sce
     return Scenario.model_validate(
         {
             "name": "exchange",
-            "cameras": {"kind": "street", "height": 96, "width": 128, "frames_per_vehicle": 4, "test_frames": 1},
+            "cameras": {"kind": "street", "domains": ["day", "dusk"], **SMALL_DRIVE},
             "fleet": {
                 "vehicles": vehicles,
                 "uplink": {"kind": "constant", "rate_mbps": MBPS},

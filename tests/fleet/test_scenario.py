@@ -415,3 +415,41 @@ def test_a_device_that_adapts_says_what_computing_takes(left_out: str, sharing: 
     adaptation = f"adaptation={{codec: cae, point: lambda=0.0067, methods: [cawf], {words}}}"
     found = faults(tmp_path, SMALL, *device, "codecs=[{name: cae, points: [lambda=0.0067]}]", adaptation)
     assert f"give its {left_out}" in " ".join(found)
+
+
+ONE_DOMAIN = [
+    ("{kind: street, frames_per_vehicle: 4, test_frames: 2, domains: [day, day]}", "cameras.domains names day alone"),
+    ("{kind: folder, images: a, test_images: b}", "sort them into two or more subfolders of cameras.images"),
+    ("{kind: folder, images: a, test_images: b, domains: [day]}", "and name those in cameras.domains"),
+    ("{kind: folder, images: a, domains: [day, dusk]}", "give cameras.test_images or cameras.reference"),
+    ("{kind: kitti, path: a}", "nothing tells the domains of kitti"),
+    ("{kind: bdd100k, path: a, domains: [day, night]}", "nothing tells the domains of bdd100k"),
+    ("{kind: camvid, path: a, domains: [dusk]}", "cameras.domains names dusk alone"),
+    ("{kind: video, paths: [a.mp4]}", "a video is one drive in one domain"),
+]
+ADAPTING_FLEET = (
+    "fleet.device={encode_watts: 5, radio_joules_per_mbit: 1, gmac_per_s: 9, joules_per_gmac: 1, memory_mb: 256}",
+    "codecs=[{name: cae, points: [lambda=0.0067]}]",
+    "downstream=null",
+    "adaptation={codec: cae, point: lambda=0.0067}",
+)
+
+
+@pytest.mark.parametrize(("cameras", "expected"), ONE_DOMAIN)
+def test_an_adaptation_without_a_second_domain_or_frames_to_measure_on_is_refused(
+    cameras: str, expected: str, tmp_path: Path
+) -> None:
+    found = faults(tmp_path, SMALL, *ADAPTING_FLEET, f"cameras={cameras}")
+    assert expected in " ".join(found)
+
+
+@pytest.mark.parametrize(
+    "cameras",
+    [
+        "{kind: camvid, path: a}",
+        "{kind: cityscapes, path: a}",
+        "{kind: folder, images: a, reference: {images: b}, domains: [day, dusk]}",
+    ],
+)
+def test_an_adaptation_where_a_second_domain_may_come_is_not_refused(cameras: str, tmp_path: Path) -> None:
+    assert one(tmp_path, SMALL, *ADAPTING_FLEET, f"cameras={cameras}").adaptation
