@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from roadbits.fleet.results import Results
     from roadbits.fleet.scenario import Scenario
 
+_SHOWN_ADAPTERS = 8
+
 
 def main() -> None:
     """Run the command line; a polite request to end counts as Ctrl-C."""
@@ -111,6 +113,7 @@ def run(
         for each, folder in zip(scenarios, folders, strict=True):
             others = [*(other for other in folders if other != folder), *reuse]
             _show(Run(each, folder, backend_for_all, quiet, others).execute(resume), folder)
+            _tell_adapters(each, folder)
     except OSError as error:
         fail(f"{error}; what was stored is safe: mend it and add --resume", FAILED)
     except KeyboardInterrupt:
@@ -149,6 +152,24 @@ def _show(results: "Results", folder: Path) -> None:
 
     print_results(results, Console(width=None if sys.stdout.isatty() else 140))
     _write_report([folder], folder / "report.html")
+
+
+def _tell_adapters(scenario: "Scenario", folder: Path) -> None:
+    """Say where to find what vehicles learned, and how to use it."""
+    if scenario.adaptation is None:
+        return
+    from roadbits.codecs.image import natural_order
+    from roadbits.fleet.adapter_files import FOLDER
+
+    found = sorted((folder / FOLDER).glob("*.safetensors"), key=lambda path: natural_order(path.name))
+    if not found:
+        return
+    for path in found[:_SHOWN_ADAPTERS]:
+        click.echo(f"{path}")
+    if len(found) > _SHOWN_ADAPTERS:
+        click.echo(f"and {len(found) - _SHOWN_ADAPTERS} adapters more beside them")
+    codec = scenario.adaptation.codec
+    click.echo(f"adapters on {codec}; to measure one: roadbits rd --images DIR --codec {codec},{codec}+FILE")
 
 
 def _write_report(folders: list[Path], page: Path) -> None:

@@ -66,7 +66,7 @@ class Run:
         self._timings_s: dict[str, float] = {}
 
     def execute(self, resume: bool = False) -> Results:
-        """Do everything that is missing, write `results.json` and return it.
+        """Do everything that is missing, write `results.json` and return it; adapters become files of their own.
 
         Raises:
             RunError: if the folder holds a run and `resume` is not set, or something else than a run, or another
@@ -102,6 +102,7 @@ class Run:
                     collect(self._plan, lengths, store, backend, display, fittings)
             results = self._serve(stages, store, backend, display, adaptation)
             self._keep_plan()
+            self._keep_adapters(adaptation)
             write_whole(self._folder / _RESULTS, results.to_json().encode())
             for other, count in stages.taken.items():
                 display.say(f"{count} stages were finished in {other.parent} already")
@@ -111,6 +112,14 @@ class Run:
         """Write what is run beside what comes of it; results of an earlier plan keep theirs until then."""
         write_whole(self._folder / "scenario.yaml", dump_scenario(self._plan.scenario).encode())
         keep_clip_restorer(self._plan.clip_restorer, self._folder)
+
+    def _keep_adapters(self, adaptation: "CodecAdaptation | None") -> None:
+        """Write what vehicles learned where it can be taken from, as files that codecs take."""
+        if adaptation is None or self._plan.scenario.adaptation is None:
+            return
+        from roadbits.fleet.adapter_files import FOLDER, write_adapters
+
+        write_adapters(self._plan.scenario.adaptation, adaptation.exchanges, self._folder / FOLDER)
 
     def _tell_programs(self, display: Display) -> None:
         """Say which folders hold what another version of the program computed, and sign this one with all."""
