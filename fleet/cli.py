@@ -1,7 +1,7 @@
 """The command line: `roadbits run | check | report | export | bench`, and the commands about codecs.
 
-Exit codes: 0 done, 2 wrong use or a bad scenario, 3 the run failed, 130 interrupted. Results go to stdout, bars and
-messages to stderr.
+Exit codes: 0 done, 2 wrong use or a bad scenario, 3 the run failed or lost its quorum, 130 interrupted. Results go to
+stdout, bars and messages to stderr.
 
 Not here: those (`codec_commands`); any work: heavy imports wait until a command needs them.
 """
@@ -109,11 +109,14 @@ def run(
         opened.extend([] if opened else [_backend(backend, address, workers)])
         return opened[0]
 
+    without_quorum = []
     try:
         for each, folder in zip(scenarios, folders, strict=True):
             others = [*(other for other in folders if other != folder), *reuse]
-            _show(Run(each, folder, backend_for_all, quiet, others).execute(resume), folder)
+            results = Run(each, folder, backend_for_all, quiet, others).execute(resume)
+            _show(results, folder)
             _tell_adapters(each, folder)
+            without_quorum += [each.name] if results.lost_quorum else []
     except OSError as error:
         fail(f"{error}; what was stored is safe: mend it and add --resume", FAILED)
     except KeyboardInterrupt:
@@ -123,6 +126,9 @@ def run(
             backend_opened.close()
     if sweep:
         _write_report(folders, top / "report.html")
+    if without_quorum:
+        told = "no federated round had its quorum, so none gave an adapter; results and page are written all the same"
+        fail(f"{', '.join(without_quorum)}: {told}", FAILED)
 
 
 def _backend(name: str | None, address: str | None, workers: int | None) -> "Backend":

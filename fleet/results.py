@@ -326,6 +326,12 @@ class Results:
     adaptation_curves: list[AdaptationCurve] = field(default_factory=list)
 
     @property
+    def lost_quorum(self) -> bool:
+        """Whether vehicles noticed what to share in federated rounds, and no round ever had its quorum."""
+        federated = [note for note in self.adapter_sharing if note.sharing == "federated"]
+        return bool(federated) and not any(each["has_quorum"] for note in federated for each in note.rounds)
+
+    @property
     def digest(self) -> str:
         """SHA-256, in hex, of every measured number."""
         measured = {

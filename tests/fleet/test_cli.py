@@ -7,7 +7,7 @@ import pytest
 
 from roadbits.fleet import cli
 from roadbits.fleet.backend import BackendError
-from roadbits.fleet.results import Results
+from roadbits.fleet.results import Results, SharingNote
 from roadbits.fleet.run import Run
 from roadbits.fleet.store import StoreError
 from tests.fleet.command_line import done, failed, picture, roadbits, written
@@ -284,3 +284,44 @@ def test_a_file_of_the_other_kind_is_told_by_name() -> None:
     picture("in.png")
     message = failed(2, "encode", "in.png", "p.rb", "--codec", "h264")
     assert "in.png: is a file, expected a folder of images" in message
+
+
+@pytest.mark.parametrize(("has_quorum", "code"), [((False, False), 3), ((False, True), 0)])
+def test_a_run_none_of_whose_federated_rounds_had_its_quorum_ends_with_3_once_all_is_written(
+    has_quorum: tuple[bool, ...], code: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rounds = [{"number": k + 1, "has_quorum": each} for k, each in enumerate(has_quorum)]
+    shown: list[str] = []
+
+    def execute(self: Run, resume: bool = False) -> Results:
+        notes = [SharingNote("federated", "dusk", {}, [], rounds, {}), SharingNote("local", "dusk", {}, [], [], {})]
+        return Results(self._plan.scenario.name, 0, [], [], adapter_sharing=notes)
+
+    monkeypatch.setattr(Run, "execute", execute)
+    monkeypatch.setattr(cli, "_show", lambda results, folder: shown.append(results.scenario))
+    monkeypatch.setattr(cli, "_write_report", lambda folders, page: shown.append("page"))
+    result = roadbits("run", scenario(), "--set", "seed=[3, 4]")
+    assert result.exit_code == code
+    assert shown == ["mine-seed=3", "mine-seed=4", "page"]
+    told = "roadbits: mine-seed=3, mine-seed=4: no federated round had its quorum, so none gave an adapter; "
+    assert (told in result.stderr) == (code == 3)
+
+
+@pytest.mark.usefixtures("asked")
+def test_adapters_of_a_run_are_told_with_how_to_use_one() -> None:
+    device = "encode_watts: 1, radio_joules_per_mbit: 1, gmac_per_s: 9, joules_per_gmac: 1, memory_mb: 256"
+    adapting = {
+        "cameras": "{kind: street, domains: [day, dusk], frames_per_vehicle: 2, test_frames: 2}",
+        "fleet": f"{{vehicles: 2, uplink: {{kind: constant, rate_mbps: 1}}, device: {{{device}}}}}",
+        "codecs": "[{name: cae, points: [lambda=0.0067]}]",
+        "adaptation": "{codec: cae, point: lambda=0.0067}",
+    }
+    path, folder = scenario(**adapting), Path("there/adapters")
+    assert "adapters" not in done("run", path, "--out", "there")
+    folder.mkdir(parents=True)
+    for k in range(10):
+        (folder / f"local-dusk-vehicle-{k}.safetensors").touch()
+    *paths, more, use = done("run", path, "--out", "there").splitlines()
+    assert paths == [f"there/adapters/local-dusk-vehicle-{k}.safetensors" for k in range(8)]
+    assert more == "and 2 adapters more beside them"
+    assert use.endswith("roadbits rd --images DIR --codec cae,cae+FILE")

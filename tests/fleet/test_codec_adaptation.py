@@ -1,23 +1,40 @@
 """Runs that adapt: what is measured, the same digest whatever happens on the way, and what is refused."""
 
 import json
+import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
+from roadbits.codecs.adaptation.danice import Adapter
+from roadbits.codecs.adaptation.update import packed, unadapted
 from roadbits.codecs.bitstream import unpack
 from roadbits.codecs.catalogue import codec_named
 from roadbits.codecs.codec import OperatingPoint
-from roadbits.fleet.adapting import train_adapter
+from roadbits.codecs.neural.still import NeuralStill
+from roadbits.fleet.adaptation_words import Sharing
+from roadbits.fleet.adapter_exchange import Exchange
+from roadbits.fleet.adapter_files import write_adapters
+from roadbits.fleet.adapting import Watched, source_codec, train_adapter
+from roadbits.fleet.archive import Arrays
 from roadbits.fleet.backend import BackendError, LocalBackend
 from roadbits.fleet.cameras.frame import DataError
+from roadbits.fleet.codec_adaptation import CodecAdaptation
+from roadbits.fleet.fittings import Equipped
+from roadbits.fleet.forecast import forecast
+from roadbits.fleet.plan import Plan
+from roadbits.fleet.progress import Display
 from roadbits.fleet.report.page import write_report
 from roadbits.fleet.results import AdaptationRow, Results
 from roadbits.fleet.run import Run
 from roadbits.fleet.scenario import Scenario
 from roadbits.fleet.scenario_file import load_scenario
+from roadbits.fleet.stages import Stages
 from roadbits.fleet.store import Store
+from roadbits.fleet.vehicle import Arm
 from roadbits.fleet.yaml_file import YamlFileError
 
 SMOKE = Path(__file__).parents[2] / "scenarios" / "smoke.yaml"
@@ -120,6 +137,10 @@ def test_payloads_name_the_adapter_that_made_them_once_it_is_on_board(whole: tup
     assert named != {codec_named("cae").model_hash}
 
 
+def test_a_run_that_shared_its_adapters_has_not_lost_its_quorum(whole: tuple[Path, Results]) -> None:
+    assert not whole[1].lost_quorum
+
+
 def test_the_traffic_of_adapters_is_charged_to_the_arm(whole: tuple[Path, Results]) -> None:
     rows = {row.codec: row for row in whole[1].uploads}
     for sharing in ("federated", "local", "central"):
@@ -151,6 +172,54 @@ def test_the_page_shows_it(whole: tuple[Path, Results], tmp_path: Path) -> None:
     page = (tmp_path / "page.html").read_text()
     assert "Forgetting" in page
     assert "federated" in page
+
+
+def test_what_vehicles_learned_is_on_disk_and_decodes_what_they_sent(whole: tuple[Path, Results]) -> None:
+    folder = whole[0] / "adapters"
+    local = [f"local-night-vehicle-{vehicle}.safetensors" for vehicle in range(3)]
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "central-night.safetensors",
+        "federated-night.safetensors",
+        *local,
+    ]
+    decoded = 0
+    for sharing in ("federated", "local", "central"):
+        arm, plan = Arm(f"cae+{sharing}", POINT), Plan(scenario())
+        images = Arrays(whole[0] / "stages" / plan.decode_key(arm), "images")
+        with Store(whole[0] / "uploads.sqlite") as store:
+            records = list(store.records(arm.codec, POINT, "delivered", payloads=True))
+        for record, image in zip(records, images, strict=True):
+            assert record.payload is not None
+            if adapter := unpack(record.payload).adapter_hash:
+                name = f"local-night-vehicle-{record.vehicle}" if sharing == "local" else f"{sharing}-night"
+                codec = codec_named(f"cae+{folder / name}.safetensors")
+                assert isinstance(codec, NeuralStill)
+                assert codec.adapter_hash == adapter
+                np.testing.assert_array_equal(codec.decode(record.payload), image)
+                decoded += 1
+    assert decoded > 3
+
+
+def test_resuming_a_run_writes_the_same_adapters(whole: tuple[Path, Results]) -> None:
+    before = {path.name: path.read_bytes() for path in (whole[0] / "adapters").iterdir()}
+    (whole[0] / "adapters" / "federated-night.safetensors").unlink()
+    assert execute(whole[0], resume=True).digest == whole[1].digest
+    assert {path.name: path.read_bytes() for path in (whole[0] / "adapters").iterdir()} == before
+
+
+def test_a_domain_s_name_that_no_codec_s_name_could_hold_is_replaced(tmp_path: Path) -> None:
+    words = scenario().adaptation
+    assert words is not None
+    update = packed(unadapted(source_codec(words).model, with_residuals=False))
+    exchanges: dict[tuple[int, Sharing, str], Exchange] = {
+        (0, "federated", domain): Exchange(domain, [Equipped(vehicle, domain, 0, 0, update) for vehicle in range(2)])
+        for domain in ("wet+dark, cold", "x" * 300)
+    }
+    write_adapters(words, exchanges, tmp_path / "adapters")
+    wet, long = sorted((tmp_path / "adapters").iterdir())
+    assert re.fullmatch(r"federated-wet_dark__cold-[0-9a-f]{12}\.safetensors", wet.name)
+    assert re.fullmatch(r"federated-x{60}-[0-9a-f]{12}\.safetensors", long.name)
+    assert Adapter.load(wet).description.domain == "wet+dark, cold"
 
 
 class Interrupted(Exception):
@@ -226,6 +295,8 @@ def test_without_quorum_the_fleet_keeps_its_source(tmp_path: Path) -> None:
     assert (row.equipped, row.rounds, row.bd_rate_target, row.adapter_bytes) == (0, 0, 0.0, 0)
     source, federated = results.uploads
     assert federated.bpp == source.bpp
+    assert not (tmp_path / "run" / "adapters").exists()
+    assert results.lost_quorum
 
 
 @pytest.mark.parametrize("name", ["hyperprior", "slimcae/96"])
@@ -256,9 +327,53 @@ def test_words_that_cannot_be_are_refused(settings: tuple[str, ...], message: st
         scenario(*settings)
 
 
-def test_a_domain_without_frames_to_measure_on_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"no test or reference frame is of the domain 'night'"):
+def test_a_domain_without_frames_to_measure_on_is_refused_before_anything_is_written(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"no test or reference frame is of the domain 'night'.*cameras\.test_domains"):
         execute(tmp_path / "run", "cameras.test_domains=[day]", "adaptation.sharing=[]")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_folder_of_test_frames_without_a_domain_says_where_to_put_some(tmp_path: Path) -> None:
+    for name in ("train/dry/0.png", "train/wet/0.png", "test/dry/0.png"):
+        path = tmp_path / name
+        path.parent.mkdir(parents=True)
+        Image.new("RGB", (128, 96)).save(path)
+    cameras = f"{{kind: folder, images: {tmp_path}/train, test_images: {tmp_path}/test, domains: [dry, wet]}}"
+    expected = r"of the domain 'wet'.*a subfolder wet of cameras\.test_images"
+    with pytest.raises(DataError, match=expected):
+        list(forecast(scenario("fleet.vehicles=1", "adaptation.quorum=1", f"cameras={cameras}")))
+
+
+def test_where_no_vehicle_notices_a_new_domain_the_results_say_so_and_why(tmp_path: Path) -> None:
+    short = ("fleet.vehicles=2", "cameras.frames_per_vehicle=4", "cameras.test_frames=2")
+    results = execute(tmp_path / "run", "adaptation.sharing=[federated]", "adaptation.methods=[cawf]", *short)
+    assert results.notes == [
+        "nothing was adapted: 2 of 2 vehicles came into a new domain and none noticed; 2 saw too little of their first "
+        "domain to know what is usual, fewer frames than the 3 of adaptation.drift.baseline_frames"
+    ]
+    assert (results.adaptation, results.adapter_sharing) == ([], [])
+    assert not results.lost_quorum
+    assert not (tmp_path / "run" / "adapters").exists()
+
+
+@pytest.mark.parametrize(
+    ("entered", "expected"),
+    [
+        (
+            ("night",),
+            "3 of 3 vehicles came into .* codec may serve it as well, or adaptation.drift.threshold is too high",
+        ),
+        ((), "nothing was adapted: each vehicle's drive is in one domain"),
+    ],
+)
+def test_the_note_tells_a_codec_that_may_fit_from_drives_in_one_domain(
+    entered: tuple[str, ...], expected: str, tmp_path: Path
+) -> None:
+    adaptation = CodecAdaptation(Plan(scenario()), Stages(tmp_path), LocalBackend(), Display(quiet=True))
+    adaptation.watched = [Watched("day", (0,), (), entered, 1)] * 3
+    adaptation.prepare()
+    (note,) = adaptation.notes
+    assert re.search(expected, note)
 
 
 def test_a_crop_larger_than_the_frames_is_refused(tmp_path: Path) -> None:
