@@ -50,7 +50,7 @@ def _file(path: str) -> Trace:
 
 
 def link_for(fleet: words.Fleet, seed: int, vehicle: int, taken_us: Sequence[tuple[int, int]] = ()) -> TraceUplink:
-    """Return one vehicle's link; vehicles that share a trace enter it at seeded offsets.
+    """Return one vehicle's link; vehicles that share a trace enter it at seeded offsets, or all at the one given.
 
     Args:
         fleet: the vehicles and their links.
@@ -62,9 +62,13 @@ def link_for(fleet: words.Fleet, seed: int, vehicle: int, taken_us: Sequence[tup
         UplinkError: if a trace file cannot be read or nothing can pass.
     """
     trace = trace_for(fleet, seed, vehicle)
-    offset_us = 0
-    if isinstance(fleet.group_of(vehicle).uplink, words.TraceFileUplink):
-        offset_us = int(generator_for(seed, Purpose.LINK, vehicle).integers(trace.period_us))
+    match fleet.group_of(vehicle).uplink:
+        case words.TraceFileUplink(offset_s=None):
+            offset_us = int(generator_for(seed, Purpose.LINK, vehicle).integers(trace.period_us))
+        case words.TraceFileUplink(offset_s=float(given_s)):
+            offset_us = round(given_s * US_PER_S) % trace.period_us
+        case _:
+            offset_us = 0
     outages = [*fleet.faults.outages_s, *((begin / US_PER_S, end / US_PER_S) for begin, end in taken_us)]
     if not outages:
         return TraceUplink(trace, offset_us)

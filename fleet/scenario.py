@@ -5,9 +5,9 @@ what it names (`sources`, `links`), running it (`run`).
 """
 
 from collections.abc import Sequence
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from roadbits.codecs.adaptation.enhancement import is_adaptable
 from roadbits.codecs.catalogue import still_or_clip_codec_named
@@ -44,10 +44,23 @@ class ConstantUplink(Part):
 
 
 class TraceFileUplink(Part):
-    """A measured trace, mahimahi or `seconds,Mbit/s` by its suffix; each vehicle enters it at its own offset."""
+    """A measured trace, mahimahi or `seconds,Mbit/s` by its suffix.
+
+    Attributes:
+        path: of the file.
+        offset_s: where in it every vehicle begins, 0 for its beginning; beyond its end it repeats. Left out, each
+            begins at a place of its own, drawn by the run's seed.
+    """
 
     kind: Literal["trace"]
     path: FilePath
+    offset_s: Wait | None = None
+
+    @model_serializer(mode="wrap")
+    def _as_given(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out an offset that is not given, so that what runs collected before there were any keeps its key."""
+        words: dict[str, Any] = serialise(self)
+        return {name: value for name, value in words.items() if name != "offset_s" or value is not None}
 
 
 class TwoStateUplink(Part):

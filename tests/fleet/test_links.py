@@ -48,6 +48,27 @@ def test_each_vehicle_enters_a_trace_at_its_own_offset(name: str, tmp_path: Path
     assert found[0] != tuple(arrivals(link_for(words, 8, 0)))
 
 
+@pytest.mark.parametrize(("offset_s", "begin_s"), [(0.0, 0.0), (2.5, 2.5), (6.25 * 3 + 1.0, 1.0)])
+def test_an_offset_that_is_given_is_every_vehicle_s_and_counts_in_the_repeated_trace(
+    offset_s: float, begin_s: float, tmp_path: Path
+) -> None:
+    uplink = trace_file(tmp_path, "a.csv").model_copy(update={"offset_s": offset_s})
+    words = fleet(uplink)
+    assert trace_for(words, 7, 0).period_us == 6.25 * US_PER_S
+    expected = arrivals(TraceUplink(trace_for(words, 7, 0), round(begin_s * US_PER_S)))
+    for seed, vehicle in ((7, 0), (7, 5), (8, 1)):
+        np.testing.assert_array_equal(arrivals(link_for(words, seed, vehicle)), expected)
+
+
+def test_an_offset_that_is_not_given_is_not_told_so_that_keys_of_collections_stay(tmp_path: Path) -> None:
+    uplink = trace_file(tmp_path, "a.csv")
+    assert set(uplink.model_dump(mode="json")) == {"kind", "path"}
+    begun = uplink.model_copy(update={"offset_s": 0.0})
+    assert begun.model_dump(mode="json")["offset_s"] == 0
+    assert fleet(begun).model_dump(mode="json")["uplink"]["offset_s"] == 0
+    assert "offset_s" not in fleet(uplink).model_dump(mode="json")["uplink"]
+
+
 @pytest.mark.parametrize("name", ["a.csv", "a.mahimahi"])
 @pytest.mark.parametrize("vehicle", range(8))
 def test_an_outage_long_past_changes_no_arrival_after_it(name: str, vehicle: int, tmp_path: Path) -> None:
