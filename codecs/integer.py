@@ -44,7 +44,7 @@ Output = Literal["steps", "relu", "pixels", "values"]
 
 
 class InexactArithmeticError(Exception):
-    """A machine or a setting whose float32 convolutions are not exact on whole numbers."""
+    """A machine or a setting whose float32 sums are not exact on whole numbers."""
 
 
 @dataclass(frozen=True)
@@ -377,31 +377,67 @@ class ExactTransform:
         return cls(tuple(layers))
 
 
-@cache
 def check_exactness() -> None:
-    """Check once that convolutions here are what they are taken for.
+    """Check that sums here are what they are taken for, once under each precision that torch is set to.
 
     Settings such as `torch.set_float32_matmul_precision("medium")` let some processors compute in bfloat16.
 
     Raises:
         InexactArithmeticError: if a sum that float32 holds exactly comes out otherwise.
     """
+    _check_exactness_under(_precisions())
+
+
+def _precisions() -> tuple[str, ...]:
+    """Return every setting of torch by which float32 may be computed in less, as far as this torch has it."""
+    try:
+        overall = torch.get_float32_matmul_precision()
+    except RuntimeError:  # where the settings below were made beside it, torch refuses to name one for all
+        overall = "mixed"
+    mkldnn = torch.backends.mkldnn
+    offering = (torch.backends, mkldnn, getattr(mkldnn, "conv", None), getattr(mkldnn, "matmul", None))
+    return overall, *(str(getattr(each, "fp32_precision", None)) for each in offering)
+
+
+@cache
+def _check_exactness_under(precisions: tuple[str, ...]) -> None:
+    """Check the sums of every operation that layers use, under the precisions that torch is set to now.
+
+    Numbers need more bits than bfloat16 and TF32 have. There are more than 16^3 products, as torch keeps smaller matrix
+    products from the libraries that take less.
+    """
     weight = torch.zeros(16, 32, 3, 3)
     weight[:, :, 1, 1] = 1023.0
     weight[:, 0] = 1.0
+    weight[:, 1, 1, 1] = 2049.0
     x = torch.full((1, 32, 8, 8), float(LARGEST_ACTIVATION))
-    expected = LARGEST_ACTIVATION * (31 * 1023 + 9)
+    expected = LARGEST_ACTIVATION * (30 * 1023 + 2049 + 9)
     inner = (slice(None), slice(None), slice(1, -1), slice(1, -1))
     for memory_format in (torch.contiguous_format, torch.channels_last):
         laid_out, kernel, mirrored = (
             values.contiguous(memory_format=memory_format) for values in (x, weight, weight.transpose(0, 1))
         )
         with torch.autocast("cpu", enabled=False):
-            sums = functional.conv2d(laid_out, kernel, None, 1, 1)[inner]
-            transposed = functional.conv_transpose2d(laid_out, mirrored, None, 1, 1)[inner]
-        for got in (sums, transposed):
-            if not (got == expected).all():
-                raise InexactArithmeticError(
-                    f"float32 convolutions are not exact here: expected {expected}, got {got.flatten()[0]:.0f}; "
-                    "set torch.set_float32_matmul_precision('highest') and unset DNNL_DEFAULT_FPMATH_MODE"
-                )
+            _expect(expected, functional.conv2d(laid_out, kernel, None, 1, 1)[inner])
+            _expect(expected, functional.conv_transpose2d(laid_out, mirrored, None, 1, 1)[inner])
+    mixing = torch.full((16, 32), 131.0)
+    mixing[:, 1] = 4097.0
+    squares = torch.full((64, 32), float(LARGEST_SQUARE))
+    expected = LARGEST_SQUARE * (31 * 131 + 4097)
+    with torch.autocast("cpu", enabled=False):
+        _expect(expected, functional.linear(squares.reshape(1, 8, 8, 32), mixing))
+        _expect(expected, squares @ mixing.T)
+
+
+def _expect(expected: int, sums: Tensor) -> None:
+    """Refuse sums that are others than expected.
+
+    Raises:
+        InexactArithmeticError: if one is.
+    """
+    if not (sums == expected).all():
+        raise InexactArithmeticError(
+            f"float32 sums are not exact here: expected {expected}, got {sums.flatten()[0]:.0f}; "
+            "set torch.set_float32_matmul_precision('highest') and every fp32_precision of torch.backends to 'ieee', "
+            "and unset DNNL_DEFAULT_FPMATH_MODE"
+        )

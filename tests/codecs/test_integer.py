@@ -1,4 +1,6 @@
 import functools
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import Any
 
@@ -24,6 +26,7 @@ from roadbits.codecs.integer import (
 )
 from roadbits.codecs.layers import GDN
 from roadbits.codecs.neural.cae import CAE
+from tests.codecs.precisions import convolution_precision, matmul_precision
 
 Whole = NDArray[np.int64]
 
@@ -309,15 +312,67 @@ def test_macs_are_those_that_torch_counts(width: int, monkeypatch: pytest.Monkey
     assert blank_twin(network.g_s).macs(4, 6) == counted.get_total_flops() // 2
 
 
-def test_arithmetic_that_is_not_exact_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    convolution = integer.functional.conv2d
+@pytest.fixture
+def unchecked() -> Iterator[None]:
+    """Forget what was checked, before and after."""
+    integer._check_exactness_under.cache_clear()
+    yield
+    integer._check_exactness_under.cache_clear()
 
-    def in_bfloat16(x: Tensor, weight: Tensor, *rest: Any) -> Tensor:
-        return convolution(x.bfloat16(), weight.bfloat16(), *rest).float()
 
-    integer.check_exactness.cache_clear()
-    monkeypatch.setattr(integer.functional, "conv2d", in_bfloat16)
-    with pytest.raises(integer.InexactArithmeticError, match="expected 16209942, got"):
-        integer.check_exactness()
-    monkeypatch.undo()
+def in_bfloat16(operation: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """Return an operation on a processor that takes bfloat16 for float32."""
+
+    def coarse(x: Tensor, weight: Tensor, *rest: Any) -> Tensor:
+        return operation(x.bfloat16(), weight.bfloat16(), *rest).float()
+
+    return coarse
+
+
+@pytest.mark.parametrize(
+    ("module", "name", "message"),
+    [
+        (integer.functional, "conv2d", "expected 16734228, got"),
+        (integer.functional, "conv_transpose2d", "expected 16734228, got"),
+        (integer.functional, "linear", "expected 16699426, got"),
+        (torch.Tensor, "__matmul__", "expected 16699426, got"),
+    ],
+)
+def test_arithmetic_that_is_not_exact_is_refused(
+    module: Any, name: str, message: str, unchecked: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(module, name, in_bfloat16(getattr(module, name)))
+        with pytest.raises(integer.InexactArithmeticError, match=message):
+            integer.check_exactness()
+    integer.check_exactness()
+
+
+def test_a_frozen_network_does_not_run_where_sums_are_not_exact(
+    unchecked: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    transform = ExactTransform((random_layer("down", (8, 3, 9, 9), 4, 1),))
+    x = tensor(random_steps(1, 3, 16, 24, largest=LARGEST_PIXEL))
+    with monkeypatch.context() as patch:
+        patch.setattr(integer.functional, "conv2d", in_bfloat16(integer.functional.conv2d))
+        with pytest.raises(integer.InexactArithmeticError):
+            transform(x)
+    transform(x)
+
+
+@pytest.mark.parametrize("setting", [lambda: matmul_precision("medium"), lambda: convolution_precision("bf16")])
+def test_a_precision_that_is_set_later_is_seen(
+    setting: Callable[[], AbstractContextManager[None]], unchecked: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    integer.check_exactness()
+    with setting(), monkeypatch.context() as patch:
+        patch.setattr(integer.functional, "linear", in_bfloat16(integer.functional.linear))
+        with pytest.raises(integer.InexactArithmeticError):
+            integer.check_exactness()
+    integer.check_exactness()
+
+
+def test_one_precision_is_checked_once(unchecked: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    integer.check_exactness()
+    monkeypatch.setattr(integer.functional, "linear", lambda *_: pytest.fail("checked again"))
     integer.check_exactness()

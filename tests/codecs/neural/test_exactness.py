@@ -19,6 +19,7 @@ from roadbits.codecs.codec import Image
 from roadbits.codecs.neural import still
 from roadbits.codecs.neural.model_file import FrozenModel
 from roadbits.codecs.neural.still import NeuralStill
+from tests.codecs.precisions import convolution_precision, matmul_precision
 
 Maker = Callable[..., Image]
 Tiny = Callable[..., FrozenModel]
@@ -71,28 +72,6 @@ def without_mkldnn(patch: pytest.MonkeyPatch) -> Iterator[None]:
 def contiguous(patch: pytest.MonkeyPatch) -> Iterator[None]:
     patch.setattr(still, "_channels_last", Tensor.contiguous)
     yield
-
-
-@contextmanager
-def matmul_precision(precision: str) -> Iterator[None]:
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision(precision)
-    try:
-        yield
-    finally:
-        torch.set_float32_matmul_precision(before)
-
-
-@contextmanager
-def convolution_precision(precision: str) -> Iterator[None]:
-    if not hasattr(torch.backends.mkldnn, "conv"):
-        pytest.skip("this torch has no precision of its own for convolutions")
-    before = torch.backends.mkldnn.conv.fp32_precision
-    torch.backends.mkldnn.conv.fp32_precision = precision
-    try:
-        yield
-    finally:
-        torch.backends.mkldnn.conv.fp32_precision = before
 
 
 @contextmanager
