@@ -220,7 +220,7 @@ def codec_of(payload: bytes, further: Sequence[Codec] = (), adapters: Collection
     here = ", ".join(f"{codec.name} {codec.model_hash.hex()}" for codec in known) or "none"
     raise BitstreamError(
         f"payload needs the {kind} model {container.model_hash.hex()}, known here: {here}; "
-        f"name its weights as {kind}:FILE"
+        f"name its weights as {kind}:FILE, or as {_SLIM_NAMES[kind]}:FILE if they are of several widths"
     )
 
 

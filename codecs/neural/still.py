@@ -238,9 +238,10 @@ class NeuralStill:
         with section("container"):
             container = expect(payload, self.codec_id, num_values=1)
         if container.model_hash != self.model_hash:
+            kind = self.model.description.architecture
             raise BitstreamError(
                 f"payload needs the model {container.model_hash.hex()}, {self.name} has {self.model_hash.hex()}: "
-                f"give its weights as {self.model.description.architecture}:FILE"
+                f"give its weights as {kind}:FILE, or as slim{kind}:FILE if they are of several widths"
             )
         if container.adapter_hash != self.adapter_hash:
             raise BitstreamError(

@@ -341,7 +341,8 @@ def test_a_payload_of_another_model_says_which_is_needed_and_which_was_given(
     payload = ours.encode(textured(16, 16), ours.points[0])
     needed, given = ours.model.hash.hex(), theirs.model.hash.hex()
     with pytest.raises(
-        BitstreamError, match=f"needs the model {needed}, mine has {given}: give its weights as {kind}:FILE"
+        BitstreamError,
+        match=f"needs the model {needed}, mine has {given}: give its weights as {kind}:FILE, or as slim{kind}:FILE",
     ):
         theirs.decode(payload)
     assert ours.accepts(unpack(payload))
