@@ -10,7 +10,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import PIL.ExifTags
 import PIL.Image
+import PIL.ImageOps
 
 from roadbits.codecs.bitstream import MAX_PIXELS
 from roadbits.codecs.codec import MAX_CLIP_PIXELS, Clip, Image
@@ -25,24 +27,54 @@ class ImageFileError(Exception):
 def read_image(path: Path) -> Image:
     """Return the image uint8 (H, W, 3) in a file; an alpha channel is dropped, grey becomes three channels.
 
+    Rows and columns are as they are stored, whatever EXIF says of how to turn them: a label map beside the image counts
+    the same. A photograph of which nothing but itself is known is for `read_photograph`.
+
     Raises:
         ImageFileError: if the file is missing, truncated, no image, has more than `MAX_PIXELS` pixels or more than 8
             bits of grey, which Pillow would clip to white.
     """
+    return _read(path, upright=False)
+
+
+def read_photograph(path: Path) -> Image:
+    """Return the image in a file as `read_image` does, but turned upright as its EXIF orientation says.
+
+    Raises:
+        ImageFileError: as `read_image` does.
+    """
+    return _read(path, upright=True)
+
+
+def _read(path: Path, upright: bool) -> Image:
     try:
         with warnings.catch_warnings(), _opened(path) as picture:
             if picture.size[0] * picture.size[1] > MAX_PIXELS:
                 raise ImageFileError(f"{path}: {picture.size[1]} x {picture.size[0]} pixels, at most {MAX_PIXELS}")
             if picture.mode.startswith(("I", "F")):
                 raise ImageFileError(f"{path}: pixels are of Pillow's mode {picture.mode}, expected 8 bits per channel")
-            return np.array(picture.convert("RGB"))
+            rgb = picture.convert("RGB")
+            return np.array(_upright(rgb, picture) if upright else rgb)
     except (OSError, SyntaxError, ValueError, RuntimeError, PIL.Image.DecompressionBombError) as error:
         raise ImageFileError(f"{path}: cannot be read as an image: {error}") from error
 
 
+def _upright(rgb: PIL.Image.Image, picture: PIL.Image.Image) -> PIL.Image.Image:
+    """Return a picture's pixels turned as its EXIF orientation says; EXIF that cannot be read says nothing."""
+    try:
+        orientation = picture.getexif().get(PIL.ExifTags.Base.Orientation, 1)
+    except SyntaxError:
+        return rgb
+    # Alone, without the rest of the EXIF, which Pillow would write anew and stumble over where it is damaged.
+    bare = PIL.Image.fromarray(np.asarray(rgb))
+    bare.getexif()[PIL.ExifTags.Base.Orientation] = orientation
+    return PIL.ImageOps.exif_transpose(bare)
+
+
 def _opened(path: Path) -> PIL.Image.Image:
-    """Open a file without Pillow's own warning of large pictures, which comes before any check of ours."""
-    warnings.simplefilter("ignore", PIL.Image.DecompressionBombWarning)
+    """Open a file without Pillow's own warnings: of large pictures, before any check of ours, and of damaged EXIF."""
+    for warning in (PIL.Image.DecompressionBombWarning, UserWarning):
+        warnings.simplefilter("ignore", warning)
     return PIL.Image.open(path)
 
 
@@ -122,12 +154,12 @@ def one_clip(files: Sequence[Path]) -> list[Path]:
 
 
 def read_clip(files: Sequence[Path]) -> Clip:
-    """Return the clip uint8 (T, H, W, 3) of consecutive frames.
+    """Return the clip uint8 (T, H, W, 3) of consecutive frames, each as `read_photograph` gives it.
 
     Raises:
         ImageFileError: if one cannot be read, or is of another size than the first, or the clip is too large.
     """
-    first = read_image(files[0])
+    first = read_photograph(files[0])
     height, width = first.shape[:2]
     if len(files) * height * width > MAX_CLIP_PIXELS:
         raise ImageFileError(
@@ -137,7 +169,7 @@ def read_clip(files: Sequence[Path]) -> Clip:
     clip = np.empty((len(files), *first.shape), np.uint8)
     clip[0] = first
     for index, file in enumerate(files[1:], 1):
-        image = read_image(file)
+        image = read_photograph(file)
         if image.shape != first.shape:
             sizes = f"{height} x {width} and {image.shape[0]} x {image.shape[1]}"
             raise ImageFileError(f"{file}: a clip's frames must be of one size, got {sizes} pixels")

@@ -44,7 +44,7 @@ def encode(source: Path, payload: Path, codec_name: str, point: str | None, targ
     from roadbits.codecs.bitstream import unpack
     from roadbits.codecs.catalogue import still_or_clip_codec_named
     from roadbits.codecs.codec import Clip, ClipCodec, Codec, Image, OperatingPoint, is_clip_codec
-    from roadbits.codecs.image import list_images, one_clip, read_clip, read_image
+    from roadbits.codecs.image import list_images, one_clip, read_clip, read_photograph
     from roadbits.codecs.legacy import passthrough
     from roadbits.codecs.target_rate import Encoded, encode_at
 
@@ -60,7 +60,11 @@ def encode(source: Path, payload: Path, codec_name: str, point: str | None, targ
     try:
         codec: Codec | ClipCodec = still_or_clip_codec_named(codec_name)
         pixels: Image | Clip
-        pixels = read_clip(one_clip(list_images(source))) if is_clip_codec(codec) else read_image(source)
+        if is_clip_codec(codec):
+            frames = one_clip(list_images(source))
+            pixels = read_clip(frames)
+        else:
+            pixels = read_photograph(source)
         if target_bpp is not None:
             encoded = encode_at(codec, pixels, target_bpp)
         else:
@@ -142,7 +146,7 @@ def rd(
 
     from roadbits.codecs.catalogue import still_or_clip_codec_named
     from roadbits.codecs.codec import Clip, Image, is_clip_codec
-    from roadbits.codecs.image import ImageFileError, clips_of, list_images, read_clip, read_image
+    from roadbits.codecs.image import ImageFileError, clips_of, list_images, read_clip, read_photograph
     from roadbits.codecs.rate_distortion import Distance, bd_rates, measure_all
     from roadbits.fleet.progress import Display
     from roadbits.fleet.report.rd_curves import write_rd_curves
@@ -181,7 +185,7 @@ def rd(
         nonlocal at_hand
         for part in parts:
             at_hand = part[0]
-            yield read_clip(list(part)) if clips else read_image(*part)
+            yield read_clip(list(part)) if clips else read_photograph(*part)
 
     distance: Distance | None = None
     if perceptual:
@@ -208,10 +212,10 @@ def rd(
 def _timings(codecs: "Sequence[Codec | ClipCodec]", parts: Sequence[Sequence[Path]]) -> "Iterator[Timing]":
     """Yield how long each codec takes at its middle point for a few images or clips, neural ones on 1 and 2 threads."""
     from roadbits.codecs.codec import is_clip_codec
-    from roadbits.codecs.image import read_clip, read_image
+    from roadbits.codecs.image import read_clip, read_photograph
     from roadbits.codecs.timing import time_codec
 
-    images = [read_image(file) for file in itertools.islice(itertools.chain(*parts), _TIMED_IMAGES)]
+    images = [read_photograph(file) for file in itertools.islice(itertools.chain(*parts), _TIMED_IMAGES)]
     clips = [read_clip(list(part)) for part in parts[:_TIMED_CLIPS]] if any(map(is_clip_codec, codecs)) else []
     for codec in codecs:
         for threads in (1, 2) if codec.model_hash else (1,):

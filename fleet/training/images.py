@@ -14,7 +14,7 @@ from typing import Any, assert_never
 import numpy as np
 
 from roadbits.codecs.codec import Image
-from roadbits.codecs.image import list_images, read_image
+from roadbits.codecs.image import list_images, read_photograph
 from roadbits.codecs.training.clips import moving_clip
 from roadbits.codecs.training.crops import ImageCache, TrainingDataError, reduced
 from roadbits.fleet.cameras.street import DOMAINS, StreetSource
@@ -116,7 +116,7 @@ def remove_other_caches(folder: Path, used: Sequence[Source]) -> None:
 def _reduced(images: FolderImages, files: Sequence[Path], bar: Bar) -> Iterator[Image]:
     found = 0
     for path in files:
-        for image in reduced(read_image(path), images.factors, images.min_side):
+        for image in reduced(read_photograph(path), images.factors, images.min_side):
             found += 1
             yield image
         bar.advance()
@@ -131,7 +131,7 @@ def _moving(words: MovingPhotographs, bar: Bar) -> Iterator[Image]:
     photographs = [
         photograph
         for path in list_images(Path(words.path))
-        for photograph in reduced(read_image(path), words.factors, words.side)
+        for photograph in reduced(read_photograph(path), words.factors, words.side)
     ]
     if not photographs:
         raise TrainingDataError(

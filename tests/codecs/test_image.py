@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import PIL.ExifTags
 import PIL.Image
 import pytest
 from hypothesis import given
@@ -19,6 +20,7 @@ from roadbits.codecs.image import (
     natural_order,
     read_clip,
     read_image,
+    read_photograph,
     write_image,
 )
 
@@ -49,6 +51,58 @@ def test_a_read_image_may_be_written_to(tmp_path: Path, textured: Maker) -> None
     read = read_image(tmp_path / "frame.png")
     read[0, 0] = 7
     assert (read[0, 0] == 7).all()
+
+
+TURNED = {
+    1: lambda upright: upright,
+    2: lambda upright: upright[:, ::-1],
+    3: lambda upright: upright[::-1, ::-1],
+    4: lambda upright: upright[::-1],
+    5: lambda upright: upright.swapaxes(0, 1),
+    6: np.rot90,
+    7: lambda upright: upright[::-1, ::-1].swapaxes(0, 1),
+    8: lambda upright: np.rot90(upright, -1),
+}
+"""How an upright image is stored under each orientation."""
+
+
+def exif_of(orientation: int) -> PIL.Image.Exif:
+    exif = PIL.Image.Exif()
+    exif[PIL.ExifTags.Base.Orientation], exif[PIL.ExifTags.Base.Make] = orientation, "maker"
+    return exif
+
+
+@pytest.mark.parametrize("file_format", ["PNG", "WEBP"])
+@pytest.mark.parametrize("orientation", TURNED)
+def test_a_photograph_is_turned_upright_and_an_image_left_as_it_is_stored(
+    orientation: int, file_format: str, tmp_path: Path, textured: Maker
+) -> None:
+    upright = textured(17, 33)
+    stored, path = np.ascontiguousarray(TURNED[orientation](upright)), tmp_path / "photograph"
+    PIL.Image.fromarray(stored).save(path, file_format, exif=exif_of(orientation), lossless=True)
+    assert np.array_equal(read_photograph(path), upright)
+    assert np.array_equal(read_image(path), stored)
+    assert np.array_equal(read_clip([path, path]), np.stack([upright] * 2))
+    read_photograph(path)[0, 0] = 7
+
+
+@pytest.mark.parametrize("file_format", ["PNG", "JPEG", "WEBP"])
+def test_a_photograph_of_damaged_exif_is_still_read(file_format: str, tmp_path: Path, textured: Maker) -> None:
+    stream, exif = io.BytesIO(), exif_of(6).tobytes()
+    PIL.Image.fromarray(textured(17, 33)).save(stream, file_format, exif=exif)
+    at, path = stream.getvalue().index(exif[6:]), tmp_path / "damaged.img"
+    generator = random.Random(file_format)
+    for _ in range(300):
+        data = bytearray(stream.getvalue())
+        for _ in range(generator.randint(1, 4)):
+            data[at + generator.randrange(len(exif) - 6)] ^= 1 << generator.randrange(8)
+        if file_format == "PNG":  # whose chunks have checksums of their own
+            begin = data.index(b"eXIf")
+            (length,) = struct.unpack(">I", data[begin - 4 : begin])
+            checksum = zlib.crc32(data[begin : begin + 4 + length])
+            data[begin + 4 + length : begin + 8 + length] = struct.pack(">I", checksum)
+        path.write_bytes(data)
+        assert read_photograph(path).shape in ((17, 33, 3), (33, 17, 3))
 
 
 def test_grey_becomes_three_equal_channels(tmp_path: Path) -> None:

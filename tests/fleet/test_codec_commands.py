@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import PIL.ExifTags
 import PIL.Image
 import pytest
 
@@ -79,6 +80,27 @@ def test_wrong_use_of_encode_writes_nothing(options: tuple[str, ...], expected: 
     picture("in.png")
     assert expected in failed(2, "encode", "in.png", "p.rb", *options)
     assert not Path("p.rb").exists()
+
+
+def test_a_photograph_that_was_taken_sideways_is_encoded_and_measured_upright() -> None:
+    upright = read_image(picture("upright/0.png"))
+    exif = PIL.Image.Exif()
+    exif[PIL.ExifTags.Base.Orientation] = 6  # to be turned by a quarter, clockwise
+    Path("sideways").mkdir()
+    PIL.Image.fromarray(np.rot90(upright)).save("sideways/0.png", exif=exif)
+    assert read_image(Path("sideways/0.png")).shape == (WIDTH, HEIGHT, 3)
+    for codec, own in (("jpeg", "0.png"), ("h264", ".")):
+        payloads = []
+        for folder in ("upright", "sideways"):
+            done("encode", Path(folder) / own, "p.rb", "--codec", codec)
+            payloads.append(Path("p.rb").read_bytes())
+        assert payloads[0] == payloads[1]
+    measured = []
+    for folder in ("upright", "sideways"):
+        done("rd", "--images", folder, "--codec", "jpeg", "--json", "rd.json")
+        points = json.loads(Path("rd.json").read_text())["points"]
+        measured.append([(point["bpp"], point["psnr_db"]) for point in points])
+    assert measured[0] == measured[1]
 
 
 @pytest.mark.parametrize("content", [None, b"", b"no image"])
