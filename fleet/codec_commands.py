@@ -48,6 +48,7 @@ def encode(source: Path, payload: Path, codec_name: str, point: str | None, targ
     from roadbits.codecs.legacy import passthrough
     from roadbits.codecs.target_rate import Encoded, encode_at
 
+    _refuse_to_overwrite(payload, [source])
     if codec_name == passthrough.NAME:
         if point is not None or target_bpp is not None:
             raise click.UsageError("passthrough encodes nothing: leave --point and --bpp out")
@@ -62,6 +63,7 @@ def encode(source: Path, payload: Path, codec_name: str, point: str | None, targ
         pixels: Image | Clip
         if is_clip_codec(codec):
             frames = one_clip(list_images(source))
+            _refuse_to_overwrite(payload, frames)
             pixels = read_clip(frames)
         else:
             pixels = read_photograph(source)
@@ -84,6 +86,17 @@ def encode(source: Path, payload: Path, codec_name: str, point: str | None, targ
         )
 
 
+def _refuse_to_overwrite(target: Path, sources: Sequence[Path]) -> None:
+    """Refuse to write what comes of some files over one of them.
+
+    Raises:
+        UsageError: naming both.
+    """
+    for source in sources:
+        if target.exists() and source.exists() and target.samefile(source):
+            raise click.UsageError(f"{target} would overwrite {source}, which it is made from: name another file")
+
+
 @click.command()
 @click.argument("payload", type=click.Path(path_type=Path, dir_okay=False))
 @click.argument("target", type=click.Path(path_type=Path), metavar="IMAGE")
@@ -96,6 +109,7 @@ def decode(payload: Path, target: Path, codec_name: str | None) -> None:
     from roadbits.codecs.codec import is_clip_codec, is_still_codec
     from roadbits.codecs.image import write_clip, write_image
 
+    _refuse_to_overwrite(target, [payload])
     if payload.stat().st_size > 2 * MAX_BODY_BYTES:
         raise BitstreamError(f"{payload}: {payload.stat().st_size} bytes, no payload is larger than {MAX_BODY_BYTES}")
     try:

@@ -82,6 +82,25 @@ def test_wrong_use_of_encode_writes_nothing(options: tuple[str, ...], expected: 
     assert not Path("p.rb").exists()
 
 
+def test_what_is_encoded_or_decoded_is_not_overwritten() -> None:
+    before = picture("in.png").read_bytes()
+    Path("link.png").symlink_to("in.png")
+    for target in ("in.png", "./in.png", "link.png"):
+        told = failed(2, "encode", "in.png", target, "--codec", "jpeg")
+        assert f"{Path(target)} would overwrite in.png, which it is made from: name another file" in told
+    for codec in ("h264", "passthrough"):
+        source = "in.png" if codec == "passthrough" else "drive"
+        target = picture("drive/1.png") if source == "drive" else source
+        assert "would overwrite" in failed(2, "encode", source, target, "--codec", codec)
+    assert Path("drive/1.png").read_bytes() == Path("in.png").read_bytes() == before
+    done("encode", "in.png", "p.png", "--codec", "jpeg")
+    payload = Path("p.png").read_bytes()
+    assert "p.png would overwrite p.png" in failed(2, "decode", "p.png", "p.png")
+    assert Path("p.png").read_bytes() == payload
+    done("encode", "in.png", "p.png", "--codec", "webp")
+    assert Path("p.png").read_bytes() != payload, "another file is overwritten as before"
+
+
 def test_a_photograph_that_was_taken_sideways_is_encoded_and_measured_upright() -> None:
     upright = read_image(picture("upright/0.png"))
     exif = PIL.Image.Exif()
