@@ -1,6 +1,6 @@
 """One vehicle's encoder in one arm: always the same point, or the point that a policy chooses for each frame.
 
-What an encoding takes is charged in full, the trials of a drive's first frame included.
+What an encoding takes is charged in full, trials included.
 
 Not here: the choice itself (`policies`), what becomes of the payload (`vehicle`).
 """
@@ -32,7 +32,8 @@ class ControlState:
     """What a policy's vehicle remembers from frame to frame.
 
     Attributes:
-        trials: on the first frame; none before it.
+        trials: on the first frame, none before it; later ones where the first had none of the points that a frame of
+            another size leaves to choose from.
         log_bias: natural logarithm of frames' rates over the profile's.
         account: what the drive has taken so far.
     """
@@ -119,8 +120,10 @@ class RateControl:
         usable = self._policy.usable(ladder, situation.interval_s, self._device.duty)
         if not usable.any():  # a frame larger than those that the device was checked for
             return Encoding(None, None, 0.0, 0)
-        spent = _NOTHING if self.state.trials else self._try_points(image, ladder, usable)
-        profile = profile_of(ladder, self.state.trials)
+        profile, spent = profile_of(ladder, self.state.trials), _NOTHING
+        if not np.isfinite(profile.log_bpp[usable]).any():
+            spent = self._try_points(image, ladder, usable)
+            profile = profile_of(ladder, self.state.trials)
         expected = self._expected(ladder, profile, usable, height * width)
         position = self._policy.choose(expected, situation, self.state.account)
         if position is None:
@@ -143,11 +146,13 @@ class RateControl:
         return ladder
 
     def _try_points(self, image: Image, ladder: Ladder, usable: NDArray[np.bool_]) -> "_Spent":
-        """Measure the profile and return what it took."""
+        """Add usable points to the profile and return what it took."""
         positions = trial_positions(ladder, usable)
         crop = trial_crop(self.codec, image)
         trials = tried(self.codec, crop, ladder, positions, self._policy.needs_quality)
-        self.state = replace(self.state, trials=tuple(trials))
+        # As they would have been on the first frame, which the profile is of; on that one the bias is 0.
+        as_first = [trial._replace(log_bpp=trial.log_bpp - self.state.log_bias) for trial in trials]
+        self.state = replace(self.state, trials=(*self.state.trials, *as_first))
         points = tuple(ladder.points[position] for position in positions)
         height, width = crop.shape[:2]
         costs = ladder_of(self._device, self.codec, height, width, points)

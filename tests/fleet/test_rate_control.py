@@ -95,6 +95,45 @@ def test_the_first_frame_pays_for_its_trials(drive: list[Image]) -> None:
     assert first.seconds == pytest.approx(second.seconds + crop.seconds[trials].sum())
 
 
+@pytest.mark.parametrize("policy", [Link(10.0, math.inf), TargetBpp(4.0)])
+def test_a_frame_of_a_size_that_leaves_another_width_is_tried_too(policy: Policy, drive: list[Image]) -> None:
+    """A frame of 128 x 160 leaves time for the width of 192, one of four times the pixels for that of 96 alone."""
+    small, large = drive[0], np.kron(drive[1], np.ones((2, 2, 1), np.uint8))
+    vehicle = control(SLIM, policy)
+    vehicle.encode(small, WIDE)
+    bias = vehicle.state.log_bias
+    first, second = (vehicle.encode(large, WIDE) for _ in range(2))
+    ladder, crop = ladder_of(DEVICE, SLIM, 2 * HEIGHT, 2 * WIDTH), ladder_of(DEVICE, SLIM, HEIGHT, WIDTH)
+    earlier, trials = vehicle.state.trials[:5], vehicle.state.trials[5:]
+    later = [trial.position for trial in trials]
+    assert ([trial.position for trial in earlier], later) == ([0, 3, 6, 9, 12], [1, 4, 7, 10, 13])
+    assert first.point is not None
+    assert first.point["width"] == 96
+    chosen = ladder.points.index(first.point)
+    assert first.macs == ladder.macs[chosen] + crop.macs[later].sum()
+    assert first.seconds == pytest.approx(ladder.seconds[chosen] + crop.seconds[later].sum())
+    assert second.point is not None
+    assert second.macs == ladder.macs[ladder.points.index(second.point)], "tried once"
+    top, left = HEIGHT // 2, WIDTH // 2
+    part = np.ascontiguousarray(large[top : top + HEIGHT, left : left + WIDTH])
+    tried = [math.log(8 * len(SLIM.encode(part, ladder.points[at])) / (HEIGHT * WIDTH)) for at in later]
+    assert [trial.log_bpp + bias for trial in trials] == pytest.approx(tried)
+    again = vehicle.encode(small, WIDE)
+    assert again.point is not None
+    assert again.point["width"] == 192
+    assert len(vehicle.state.trials) == 10
+
+
+def test_frames_of_two_sizes_are_charged_for_what_each_costs(drive: list[Image]) -> None:
+    vehicle = control(SLIM, Budget(10.0, math.inf, math.inf), device=DEVICE.model_copy(update={"gmac_per_s": 10.0}))
+    sizes = [(HEIGHT, WIDTH), (HEIGHT // 2, WIDTH), (HEIGHT, WIDTH // 2), (HEIGHT, WIDTH), (HEIGHT // 2, WIDTH)]
+    vehicle.encode(drive[0], WIDE)  # which tries points, too
+    for height, width in sizes:
+        encoding = vehicle.encode(np.ascontiguousarray(drive[1][:height, :width]), WIDE)
+        assert encoding.point is not None
+        assert encoding.macs == SLIM.complexity(encoding.point, height, width).encode_macs
+
+
 def test_trials_that_measure_quality_pay_for_decoding_and_energy_is_booked(drive: list[Image]) -> None:
     vehicle = control(SLIM, Budget(10.0, math.inf, math.inf))
     first = vehicle.encode(drive[0], WIDE)
