@@ -114,6 +114,16 @@ def shrink_encoder(network: CAE | Hyperprior, keep: int, steps: int) -> None:
     network.g_a.requires_grad_(True)
 
 
+def fading_buffers(network: nn.Module) -> set[str]:
+    """Return the names of the buffers by which fading transforms keep account of how far they are."""
+    return {
+        f"{prefix}.{name}"
+        for prefix, module in network.named_modules()
+        if isinstance(module, FadingAnalysis)
+        for name, _ in module.named_buffers(recurse=False)
+    }
+
+
 def with_cut_encoder(network: CAE | Hyperprior) -> CAE | Hyperprior:
     """Return a network whose encoder has only the channels that stay; the network itself if none fades."""
     if not isinstance(network.g_a, FadingAnalysis):

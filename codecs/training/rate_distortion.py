@@ -28,6 +28,7 @@ from torch import Tensor, nn
 
 from roadbits.codecs.neural.cae import Forward
 from roadbits.codecs.neural.scaling import TRAINED_GAINS, with_trained_gains
+from roadbits.codecs.training.mask_decay import fading_buffers
 from roadbits.codecs.training.muon import Muon
 
 _WARM_UP_STEPS = 200
@@ -279,25 +280,26 @@ class RateDistortionTraining:
         """Begin from the weights of another training's checkpoint.
 
         Gains are taken only from a network with the same levels; bottleneck scaling keeps those of the highest.
-        Buffers, by which a training keeps account of itself, stay as they are.
+        What says how far an encoder has shrunk stays as it is; a context's channels come in the other's order, which
+        its weights are of.
 
         Raises:
-            CheckpointError: if it cannot be read or holds another network, one with buffers of its own, or none of what
-                this training would leave as it is.
+            CheckpointError: if it cannot be read or holds another network, one whose encoder is shrunk already, or none
+                of what this training would leave as it is.
         """
         try:
             with safe_open(path, "pt") as file:
                 names = [name for name in file.keys() if name.startswith("network/")]  # noqa: SIM118
                 weights = {name.removeprefix("network/"): file.get_tensor(name) for name in names}
                 identity = json.loads((file.metadata() or {}).get("identity", "{}"))
-            own, buffers = self.network.state_dict(), dict(self.network.named_buffers())
+            own, fading = self.network.state_dict(), fading_buffers(self.network)
             weights = with_trained_gains(own, weights)
-            if accounts := sorted(buffers.keys() & weights.keys()):
+            if accounts := sorted(fading & weights.keys()):
                 raise CheckpointError(f"cannot begin from {path}: its encoder is shrunk already ({accounts[0]})")
             kept = {
                 name: value
                 for name, value in own.items()
-                if name in buffers or ("gain." in name and not _fits(name, value, weights))
+                if name in fading or ("gain." in name and not _fits(name, value, weights))
             }
             still = {name for name, parameter in self.network.named_parameters() if not parameter.requires_grad}
             if missing := sorted(still & kept.keys()):

@@ -9,8 +9,10 @@ from safetensors.torch import load_file
 
 from roadbits.codecs.catalogue import codec_named
 from roadbits.codecs.image import read_image
+from roadbits.codecs.neural.context_model import ContextModel
 from roadbits.codecs.neural.hyperprior import Hyperprior
 from roadbits.codecs.neural.still import NeuralStill
+from roadbits.codecs.training import context_freezing
 from roadbits.codecs.training.freezing import freeze
 from roadbits.fleet.training.file import load_training
 from tests.fleet.command_line import done, roadbits, written
@@ -73,6 +75,44 @@ def test_a_resumed_training_ends_with_the_same_bits() -> None:
     straight, resumed = (load_file(f"{folder}/checkpoint.safetensors") for folder in ("straight", "stopped"))
     assert straight.keys() == resumed.keys()
     assert all(torch.equal(straight[name], resumed[name]) for name in straight)
+
+
+ORDER = "network/contexts.0.order"
+
+
+def found_in_reverse(patch: pytest.MonkeyPatch) -> None:
+    """Let calibration find the channels in another order than before, as on other images."""
+    found = context_freezing.loudest_first
+    patch.setattr(context_freezing, "loudest_first", lambda *given: found(*given).flip(0))
+
+
+def context_of(file: str) -> ContextModel:
+    codec = codec_named(f"hyperprior:{file}")
+    assert isinstance(codec, NeuralStill)
+    assert codec.model.context is not None
+    return codec.model.context
+
+
+def test_a_context_can_start_from_the_weights_of_another_in_their_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    recipes.done(config("first"), "--out", "first")
+    second = config("second", start_from="first/checkpoint.safetensors", steps="1", learning_rate="1e-9")
+    found_in_reverse(monkeypatch)
+    file = recipes.done(second, "--out", "second")
+    before, after = (load_file(f"{name}/checkpoint.safetensors") for name in ("first", "second"))
+    for name in (name for name in before if name.startswith("network/")):
+        assert torch.allclose(before[name], after[name], atol=1e-7), name
+    assert torch.equal(context_of(file).order, before[ORDER])
+
+
+def test_the_networks_of_a_resumed_context_keep_their_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    recipes.done(config("short", steps="3", cooldown="0"), "--out", "stopped")
+    before = load_file("stopped/checkpoint.safetensors")[ORDER]
+    found_in_reverse(monkeypatch)
+    file = recipes.done(config("long", cooldown="0"), "--out", "stopped", "--resume")
+    assert torch.equal(load_file("stopped/checkpoint.safetensors")[ORDER], before)
+    assert torch.equal(context_of(file).order, before)
+    recipes.done(config("anew", steps="1"), "--out", "anew")
+    assert torch.equal(load_file("anew/checkpoint.safetensors")[ORDER], before.flip(0))
 
 
 def test_a_context_may_be_trained_anew_and_only_the_codec_stays() -> None:
