@@ -24,6 +24,7 @@ from roadbits.codecs.training.rate_distortion import RateDistortionTraining
 from roadbits.codecs.training.temporal_freezing import freeze_prior
 from roadbits.fleet.progress import Display
 from roadbits.fleet.training.clip_config import ClipCodecTraining
+from roadbits.fleet.training.folder import LATENTS, own_files
 from roadbits.fleet.training.images import cache_name
 from roadbits.fleet.training.validation import Validation, middle
 
@@ -97,13 +98,8 @@ def clip_training(
         [part for clip in clips_of(cache, source.frames) for part in parts_of(clip, words.crop)]
         for source, cache in zip(words.train_on, opened, strict=True)
     ]
-    names = [
-        f"latents-{still.hash.hex()}-{words.crop}-{Path(cache_name(source)).stem}.npy" for source in words.train_on
-    ]
+    names = _latents_names(words)
     latents = [_latents(folder / name, still, some, display) for name, some in zip(names, parts, strict=True)]
-    for path in folder.glob("latents-*"):
-        if path.name not in names:
-            path.unlink()
     samples = LatentSampler(latents, [source.weight for source in words.data], words.seed)
     identity: dict[str, object] = {"codec.channels": words.codec.channels, "codec.still": still.hash.hex()}
     for number, (source, cache) in enumerate(zip(words.data, opened, strict=True)):
@@ -118,6 +114,20 @@ def clip_training(
     share = max(1, _NUM_CALIBRATION_CLIPS // len(parts))
     calibration = [part for some in parts for part in _spaced(some, min(share, len(some)))]
     return training, ClipValidation(network, words.codec.still, calibration, measured)
+
+
+def _latents_names(words: ClipCodecTraining) -> list[str]:
+    """Return the file name of each source's latents."""
+    still = words.codec.still_model().hash.hex()
+    return [f"latents-{still}-{words.crop}-{Path(cache_name(source)).stem}.npy" for source in words.train_on]
+
+
+def remove_other_latents(folder: Path, words: ClipCodecTraining) -> None:
+    """Remove the latents that this training does not use."""
+    names = _latents_names(words)
+    for path in own_files(folder, LATENTS):
+        if path.name not in names:
+            path.unlink()
 
 
 def _spaced(parts: Sequence[Clip], count: int) -> list[Clip]:

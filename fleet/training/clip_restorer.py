@@ -107,7 +107,6 @@ class ClipRestorerRun:
             learned = self._clips(words.train_on)
             pairs = [self._pairs(coded, learned) for coded in self._coded(learned_only=True)]
             crops = TripletCrops(pairs, [len(clip) for clip in learned], words.spec.codecs, words.crop, words.seed)
-            remove_other_caches(self._folder / "cache", (*words.train_on, *words.validate_on))
             with postponed_interrupts() as interrupts:
                 weights = self._train(crops, interrupts)
                 write_whole(self._model, pack_clip_restorer(words.spec, weights))
@@ -153,6 +152,7 @@ class ClipRestorerRun:
             elif number:
                 training.begin_from(weights)
             write_whole(self._folder / "config.yaml", dump_training(words).encode())
+            remove_other_caches(self._folder / "cache", (*words.train_on, *words.validate_on))
             with self._display.bar(f"train: {recipe.objective}", recipe.steps, _NOTE_WIDTH) as bar:
                 bar.set(training.step)
                 for loss in training.run(recipe.steps):

@@ -21,9 +21,8 @@ from roadbits.fleet.cameras.street import DOMAINS, StreetSource
 from roadbits.fleet.progress import Bar, Display
 from roadbits.fleet.stages import stage_key
 from roadbits.fleet.training.clip_config import MovingPhotographs, StreetClips
+from roadbits.fleet.training.folder import CACHES, own_files
 from roadbits.fleet.training.still_config import FolderImages, StreetImages
-
-_SUFFIX = ".bin"
 
 Source = FolderImages | StreetImages | StreetClips | MovingPhotographs
 
@@ -34,7 +33,7 @@ def cache_name(images: Source) -> str:
     Raises:
         ImageFileError: if a folder is missing or holds no image.
     """
-    return stage_key(images.kind, words=images.model_dump(mode="json"), made_of=_ingredients(images)) + _SUFFIX
+    return stage_key(images.kind, words=images.model_dump(mode="json"), made_of=_ingredients(images)) + ".bin"
 
 
 def check_sources(train_on: Sequence[Source], validate_on: Sequence[Source]) -> None:
@@ -107,7 +106,7 @@ def open_cache(images: Source, folder: Path, display: Display) -> ImageCache:
 def remove_other_caches(folder: Path, used: Sequence[Source]) -> None:
     """Remove the caches that belong to none of these sources."""
     names = {cache_name(images) for images in used}
-    for path in folder.glob(f"*{_SUFFIX}"):
+    for path in own_files(folder, CACHES):
         if path.name not in names:
             path.with_suffix(".json").unlink(missing_ok=True)
             path.unlink()

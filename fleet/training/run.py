@@ -20,7 +20,7 @@ from roadbits.fleet.interrupts import Interrupts, postponed_interrupts
 from roadbits.fleet.progress import Bar, Display
 from roadbits.fleet.report.training_curves import write_training_curves
 from roadbits.fleet.stages import write_whole
-from roadbits.fleet.training.clip import clip_training
+from roadbits.fleet.training.clip import clip_training, remove_other_latents
 from roadbits.fleet.training.clip_config import ClipCodecTraining
 from roadbits.fleet.training.context import context_training
 from roadbits.fleet.training.context_config import ContextTraining
@@ -81,6 +81,8 @@ class TrainingRun:
                     training.load_weights(Path(self._words.start_from))
             write_whole(self._folder / "config.yaml", dump_training(self._words).encode())
             remove_other_caches(caches, (*train_on, *validate_on))
+            if isinstance(self._words, ClipCodecTraining):
+                remove_other_latents(caches, self._words)
             self._train(training, validation)
         return self._model
 

@@ -86,6 +86,22 @@ def test_a_resumed_training_ends_with_the_same_bits() -> None:
     assert Path("straight/model.safetensors").read_bytes() == Path("stopped/model.safetensors").read_bytes()
 
 
+def test_caches_and_latents_go_with_their_training_and_not_before() -> None:
+    recipes.done(config())
+    cache = Path("trainings/tiny/cache")
+    (cache / "latents-of-mine.npy").write_bytes(b"of others")
+    before = {path.name for path in cache.iterdir()}
+    assert sum(name.startswith("latents-") for name in before) == 2
+    other = config(crop="80", data=f"[{{weight: 1, clips: {PHOTOGRAPHS.replace('side: 64', 'side: 80')}}}]")
+    assert "is of another configuration" in recipes.failed(2, other, "--resume")
+    assert before < {path.name for path in cache.iterdir()}, "refused, it takes nothing away"
+    Path("trainings/tiny/checkpoint.safetensors").unlink()
+    recipes.done(other)
+    after = {path.name for path in cache.iterdir()}
+    assert len(after) == len(before)
+    assert len(after & before) == 3, "what is held out, and what is of others"
+
+
 def test_a_file_is_found_again_beside_its_still_codec() -> None:
     model = recipes.done(config())
     Path("elsewhere").mkdir()

@@ -95,10 +95,15 @@ def test_a_resumed_training_ends_with_the_same_bits(stopped_after: str, monkeypa
 
 def test_other_data_is_not_gone_on_with() -> None:
     done(config(steps="2"), "--out", "begun")
+    caches = set(Path("begun/cache").iterdir())
     other = CLIPS.replace("side: 64", "side: 64, seed: 5")
     refused = train(config(steps="2", data=f"[{other}]"), "--out", "begun", "--resume")
     assert (refused.exit_code, "another training's" in refused.stderr) == (3, True)
     assert "seed: 5" not in Path("begun/config.yaml").read_text(), "what it was begun with is still told"
+    assert caches < set(Path("begun/cache").iterdir()), "and still there"
+    Path("begun/checkpoint.safetensors").unlink()
+    done(config(steps="2", data=f"[{other}]"), "--out", "begun")
+    assert len(set(Path("begun/cache").iterdir())) == len(caches), "until another takes its place"
 
 
 def test_another_first_phase_is_not_gone_on_from() -> None:

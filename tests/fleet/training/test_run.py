@@ -211,6 +211,17 @@ def test_caches_are_made_once_and_again_only_when_their_source_changes() -> None
     assert len(changed.items() & times.items()) == 2
 
 
+def test_what_others_keep_in_a_folder_stays_there() -> None:
+    others = [Path("out") / name for name in ("notes.tmp", "cache/records.bin", "cache/records.json", "cache/a.tmp")]
+    (Path("out") / "cache").mkdir(parents=True)
+    for path in others:
+        path.write_text("of others")
+    done(config(steps="1"), "--out", "out")
+    pictures("held-out", 2)
+    done(config(steps="1"), "--out", "out", "--resume")
+    assert all(path.read_text() == "of others" for path in others)
+
+
 def test_the_street_is_rendered_drive_by_drive() -> None:
     street = "{kind: street, seed: 1, drives: 1, first_drive: 1, frames: 1, interval_s: 2, sizes: [[64, 80], [64, 96]]}"
     done(config(validation=f"{{every: 6, side: 64, images: [{street}]}}", steps="1"))
