@@ -4,11 +4,12 @@ Not here: results, which go to stdout.
 """
 
 import json
+import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -84,5 +85,13 @@ class Display:
         """Log an event with the wall time in seconds."""
         if self._log is not None:
             line = json.dumps({"time_s": round(time.time(), 3), "event": kind, **details})
-            with self._log.open("a") as file:
-                file.write(line + "\n")
+            with self._log.open("a+b") as file:
+                file.write((_missing_newline(file) + line + "\n").encode())
+
+
+def _missing_newline(log: BinaryIO) -> str:
+    """Return what parts the next event from the last, which a full disk or a killed process may have cut off."""
+    if not log.seek(0, os.SEEK_END):
+        return ""
+    log.seek(-1, os.SEEK_END)
+    return "" if log.read(1) == b"\n" else "\n"

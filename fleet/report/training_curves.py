@@ -6,6 +6,7 @@ Not here: the pages of runs (`page`).
 """
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +20,8 @@ _FAINTEST = 0.15
 
 def write_training_curves(log: Path, out: Path, name: str) -> None:
     """Write the page of a training from its log; the latest validation is drawn strongest."""
-    events = map(json.loads, log.read_text("utf-8").splitlines())
     # A resumed training repeats the steps after its checkpoint.
-    validations = {event["step"]: event for event in events if event["event"] == "validation"}
+    validations = {event["step"]: event for event in _events(log) if event["event"] == "validation"}
     rows = [validations[step] for step in sorted(validations)]
     titles = ("real bytes, held-out images", "training, mean of the last 100 steps")
     figure = make_subplots(rows=1, cols=2, subplot_titles=titles)
@@ -44,6 +44,15 @@ def write_training_curves(log: Path, out: Path, name: str) -> None:
     figure.update_xaxes(title="step", row=1, col=2)
     figure.update_yaxes(title="loss", type="log", row=1, col=2)
     write_whole(out, figure.to_html(include_plotlyjs=True).encode())
+
+
+def _events(log: Path) -> Iterator[dict[str, Any]]:
+    """Yield the events of a log, without lines that a full disk or a killed process cut off."""
+    for line in log.read_text("utf-8", errors="replace").splitlines():
+        try:
+            yield json.loads(line)
+        except json.JSONDecodeError:
+            continue
 
 
 def _at(column: int) -> dict[str, Any]:

@@ -1,8 +1,9 @@
 """A training in its folder: image caches, checkpoints, validation on real bytes, and the frozen model.
 
 The folder holds `config.yaml` (resolved), `cache/`, `checkpoint.safetensors`, `model.safetensors` (frozen at the last
-validation), `log.jsonl` and `curves.html`. A training that was stopped and resumed ends with the same bits as one that
-was not, on the same machine with the same number of threads.
+validation), `log.jsonl` and `curves.html`; the model and log that a training without its checkpoint left there are kept
+under names that end in `.before`. A training that was stopped and resumed ends with the same bits as one that was not,
+on the same machine with the same number of threads.
 
 Not here: the loop (`codecs.training.rate_distortion`), the measuring (`validation`), the words (`still_config`).
 """
@@ -41,7 +42,8 @@ class TrainingRun:
     def __init__(self, words: CodecTraining, folder: Path, quiet: bool = False) -> None:
         """Take what to train, where, and whether to show no progress bars."""
         self._words, self._folder = words, folder
-        self._display = Display(folder / "log.jsonl", quiet)
+        self._log = folder / "log.jsonl"
+        self._display = Display(self._log, quiet)
         self._checkpoint, self._model = folder / "checkpoint.safetensors", folder / "model.safetensors"
 
     def execute(self, resume: bool = False) -> Path:
@@ -63,7 +65,7 @@ class TrainingRun:
         if start and not self._checkpoint.exists() and not Path(start).is_file():
             raise CheckpointError(f"start_from: no checkpoint {start}")
         with own_folder(self._checkpoint, resume):
-            caches = self._folder / "cache"
+            caches, logged = self._folder / "cache", self._logged_bytes()
             opened = [open_cache(images, caches, self._display) for images in train_on]
             held_out = [open_cache(images, caches, self._display) for images in validate_on]
             match self._words:
@@ -76,7 +78,7 @@ class TrainingRun:
             if self._checkpoint.exists():
                 training.load(self._checkpoint)
             else:
-                self._put_aside()
+                self._put_aside(logged)
                 if self._words.start_from:
                     training.load_weights(Path(self._words.start_from))
             write_whole(self._folder / "config.yaml", dump_training(self._words).encode())
@@ -86,9 +88,21 @@ class TrainingRun:
             self._train(training, validation)
         return self._model
 
-    def _put_aside(self) -> None:
-        """Let nothing that a training without its checkpoint left behind pass for this one's."""
+    def _logged_bytes(self) -> int:
+        return self._log.stat().st_size if self._log.exists() else 0
+
+    def _put_aside(self, logged_bytes: int) -> None:
+        """Let nothing that a training without its checkpoint left behind pass for this one's.
+
+        Args:
+            logged_bytes: by those before this one.
+        """
         (self._folder / _ROUNDS).unlink(missing_ok=True)
+        if logged_bytes:
+            content = self._log.read_bytes()
+            with self._log.with_name(f"{self._log.name}.before").open("ab") as before:
+                before.write(content[:logged_bytes])
+            write_whole(self._log, content[logged_bytes:].lstrip(b"\n"))
         if self._model.exists():
             kept = self._model.with_name(f"{self._model.name}.before")
             self._model.replace(kept)
@@ -197,7 +211,7 @@ class TrainingRun:
         )
         curve = "  ".join(f"{point.bpp:.3f}/{point.psnr_db:.2f}" for point in points)
         self._display.say(f"step {step}: bpp/dB {curve}")
-        write_training_curves(self._folder / "log.jsonl", self._folder / "curves.html", self._words.name)
+        write_training_curves(self._log, self._folder / "curves.html", self._words.name)
         model.save(self._model)
 
 

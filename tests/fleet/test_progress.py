@@ -38,6 +38,16 @@ def test_a_log_is_continued_by_the_next_process(tmp_path: Path) -> None:
     assert [(event["event"], event["text"]) for event in events(log)] == [("note", "first"), ("note", "zweite Größe")]
 
 
+def test_an_event_begins_a_line_of_its_own_behind_one_that_was_cut_off(tmp_path: Path) -> None:
+    log = tmp_path / "log.jsonl"
+    log.write_text('{"time_s": 3, "ev')
+    Display(log, quiet=True).say("first")
+    Display(log, quiet=True).say("second")
+    cut, *whole = log.read_text().splitlines()
+    assert cut == '{"time_s": 3, "ev'
+    assert [json.loads(line)["text"] for line in whole] == ["first", "second"]
+
+
 def test_bars_and_messages_go_to_stderr_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:
     display = Display()
     with display.bar("measure", 2) as bar:

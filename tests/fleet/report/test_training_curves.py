@@ -21,3 +21,12 @@ def test_the_page_shows_each_validated_step_once_and_fetches_nothing(tmp_path: P
     assert "[0.375]" in page
     assert "[0.125]" not in page
     assert "<script src=" not in page
+
+
+def test_lines_that_were_cut_off_are_left_out(tmp_path: Path) -> None:
+    log, whole = tmp_path / "log.jsonl", validation(20, 1.5, 0.125)
+    log.write_bytes(f"{whole[:-9]}\n{whole[:30]}{whole}\n{validation(30, 1.0, 0.5)}\n".encode() + b"\0\xff\n")
+    write_training_curves(log, tmp_path / "curves.html", "mine")
+    page = (tmp_path / "curves.html").read_text("utf-8")
+    assert page.count('"name":"step 30"') == 1
+    assert '"name":"step 20"' not in page

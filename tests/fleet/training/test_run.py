@@ -222,6 +222,33 @@ def test_what_others_keep_in_a_folder_stays_there() -> None:
     assert all(path.read_text() == "of others" for path in others)
 
 
+def test_a_log_that_was_cut_off_ends_no_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    file = config(validation=validation(6))
+    with monkeypatch.context() as patch:
+        interrupt_in_step(patch, 7, signal.SIGTERM)
+        failed(130, file)
+    with Path("trainings/tiny/log.jsonl").open("a") as log:
+        log.write('{"time_s": 1764000000.0, "event": "valida')
+    done(file, "--resume")
+    page = Path("trainings/tiny/curves.html").read_text("utf-8")
+    assert "step 6" in page
+    assert "step 12" in page
+
+
+def test_a_training_that_begins_anew_has_a_log_of_its_own() -> None:
+    done(config(steps="4"), "--out", "out")
+    before = Path("out/log.jsonl").read_text()
+    Path("out/checkpoint.safetensors").unlink()
+    done(config(steps="3", seed="1"), "--out", "out")
+    assert Path("out/log.jsonl.before").read_text() == before
+    assert [row["step"] for row in events("out", "validation")] == [3]
+    assert "step 4" not in Path("out/curves.html").read_text("utf-8")
+    again = Path("out/log.jsonl").read_text()
+    Path("out/checkpoint.safetensors").unlink()
+    done(config(steps="3"), "--out", "out")
+    assert Path("out/log.jsonl.before").read_text() == before + again
+
+
 def test_the_street_is_rendered_drive_by_drive() -> None:
     street = "{kind: street, seed: 1, drives: 1, first_drive: 1, frames: 1, interval_s: 2, sizes: [[64, 80], [64, 96]]}"
     done(config(validation=f"{{every: 6, side: 64, images: [{street}]}}", steps="1"))
