@@ -143,7 +143,8 @@ def identity_of(words: StillCodecTraining, digests: Sequence[str]) -> dict[str, 
         digests: of the pixels of each source of crops.
     """
     identity: dict[str, object] = {f"codec.{key}": value for key, value in words.codec.model_dump().items()}
-    identity["start"] = words.start
+    begun_from = words.start_model()
+    identity["start"] = words.start if begun_from is None else begun_from.hash.hex()  # wherever its file lies
     identity["busiest_of"] = words.busiest_of
     identity["mask_decay"] = words.mask_decay and words.mask_decay.model_dump()
     if words.lambda_schedule:

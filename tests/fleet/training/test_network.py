@@ -56,6 +56,18 @@ def test_a_training_can_start_from_a_frozen_codec() -> None:
     assert "the codec's layers are others: down 3-8" in message
 
 
+def test_the_codec_that_a_training_began_from_may_lie_elsewhere_but_be_no_other() -> None:
+    done(config("first", steps="3"), "--out", "first")
+    done(config("other", steps="3", seed="5"), "--out", "other")
+    start = {"steps": "9", "cooldown": "0.1"}
+    done(config("second", start="cae:first/model.safetensors", **start | {"steps": "3"}), "--out", "second")
+    Path("first").rename("moved")
+    done(config("second", start="cae:moved/model.safetensors", **start), "--out", "second", "--resume")
+    hashes = [FrozenModel.load(Path(f"{name}/model.safetensors")).hash.hex() for name in ("moved", "other")]
+    told = failed(2, config("second", start="cae:other/model.safetensors", **start), "--out", "second", "--resume")
+    assert f"start: {hashes[0]!r} there, {hashes[1]!r} here" in told
+
+
 @pytest.mark.parametrize(
     "codec",
     ["{kind: cae, channels: 8, latent_channels: 16}", "{kind: slimcae, widths: [6, 8], latent_channels: [8, 16]}"],
