@@ -36,6 +36,17 @@ def check_widths(widths: Sequence[int], **lists: Sequence[object]) -> None:
             raise ValueError(f"expected {len(widths)} {name}, one for each width, got {len(values)}")
 
 
+def check_fits(name: str, channels: Sequence[int]) -> None:
+    """Refuse channels of each width of which a narrow one has more than the widest, whose kernels they share.
+
+    Raises:
+        ValueError: naming what is wrong.
+    """
+    if max(channels) > channels[-1]:
+        got = ", ".join(map(str, channels))
+        raise ValueError(f"{name} of a narrow width must be no more than the widest's, {channels[-1]}; got {got}")
+
+
 class SlimFamily(SlimModules, Generic[Module]):
     """A plain module at each of several widths, over parameters that all share.
 

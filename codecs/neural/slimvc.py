@@ -82,7 +82,7 @@ class SlimTemporalPrior(SlimFamily[TemporalPrior]):
 
         Args:
             still: a slimmable codec with a factorised entropy model.
-            channels: of the hidden layers at each width, never falling.
+            channels: of the hidden layers at each width, at no narrow one more than at the widest.
 
         Raises:
             ValueError: if there is no number of channels for each width, or the codec is of another kind.

@@ -11,6 +11,7 @@ from pydantic import AfterValidator, Field, model_validator
 from roadbits.codecs.catalogue import codec_named
 from roadbits.codecs.neural.cae import STRIDE
 from roadbits.codecs.neural.slim_model import SlimModel
+from roadbits.codecs.neural.slim_network import check_fits
 from roadbits.codecs.neural.slim_still import SlimStill
 from roadbits.codecs.training.rate_distortion import Schedule
 from roadbits.fleet.parts import Count, Positive, Seconds, Seed, Share
@@ -32,7 +33,7 @@ class SlimVcCodec(TrainingPart):
 
     Attributes:
         still: the codec of its frames: `slimcae`, or `slimcae:FILE`.
-        channels: of the prediction's hidden layers at each of its widths, never falling.
+        channels: of the prediction's hidden layers at each of its widths, at no narrow one more than at the widest.
         per_step: which widths a step runs, `all`, a `sandwich` of three, or a single one, to compare it with.
     """
 
@@ -161,6 +162,7 @@ class ClipCodecTraining(TrainingPart):
             raise ValueError(
                 f"codec.channels must have a number for each width of {self.codec.still}, {', '.join(map(str, widths))}"
             )
+        check_fits("codec.channels", self.codec.channels)
         if isinstance(self.codec.per_step, int) and self.codec.per_step not in widths:
             raise ValueError(f"codec.per_step is no width of {self.codec.still}: {', '.join(map(str, widths))}")
         return self

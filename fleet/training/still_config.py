@@ -17,7 +17,7 @@ from roadbits.codecs.neural.model_file import FrozenModel
 from roadbits.codecs.neural.modulation import Method
 from roadbits.codecs.neural.slim_layers import GdnRecipe
 from roadbits.codecs.neural.slim_model import SlimModel
-from roadbits.codecs.neural.slim_network import check_widths
+from roadbits.codecs.neural.slim_network import check_fits, check_widths
 from roadbits.codecs.neural.slim_still import SlimStill
 from roadbits.codecs.neural.still import NeuralStill
 from roadbits.codecs.training.lambda_schedule import LambdaSchedule
@@ -137,8 +137,11 @@ class _SlimCodec(TrainingPart):
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
-        lists = {"lambdas": self.lambdas or None, "latent_channels": getattr(self, "latent_channels", None)}
+        latents: tuple[int, ...] | None = getattr(self, "latent_channels", None)
+        lists = {"lambdas": self.lambdas or None, "latent_channels": latents}
         check_widths(self.widths, **{name: values for name, values in lists.items() if values is not None})
+        if latents is not None:
+            check_fits("latent_channels", latents)
         for lambdas in self.lambdas:
             _check_rise(lambdas)
         return self

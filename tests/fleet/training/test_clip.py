@@ -127,6 +127,10 @@ def test_the_words_survive_a_round_trip() -> None:
             {"codec": "{kind: slimvc, still: 'slimcae:still.safetensors', channels: [4]}"},
             "a number for each width of slimcae",
         ),
+        (
+            {"codec": "{kind: slimvc, still: 'slimcae:still.safetensors', channels: [8, 4]}"},
+            "codec.channels of a narrow width must be no more than the widest's, 4; got 8, 4",
+        ),
         ({"crop": "70"}, "crop input should be a multiple of 16"),
         ({"data": f"[{{weight: 1, clips: {PHOTOGRAPHS.replace('64', '512')}}}]"}, "shorter side of 512 pixels"),
         ({"data": f"[{{weight: 1, clips: {PHOTOGRAPHS.replace('frames: 4', 'frames: 2')}}}]"}, "greater than or equal"),

@@ -228,6 +228,14 @@ SLIM = "{kind: slimcae, widths: [8, 12, 16]}"
             "{kind: slimcae, widths: [8, 16], latent_channels: [8]}",
             "expected 2 latent_channels, one for each width, got 1",
         ),
+        (
+            "{kind: slimcae, widths: [96, 192], latent_channels: [192, 96]}",
+            "latent_channels of a narrow width must be no more than the widest's, 96; got 192, 96",
+        ),
+        (
+            "{kind: slimhyperprior, widths: [8, 12, 16], latent_channels: [8, 12, 8]}",
+            "latent_channels of a narrow width must be no more than the widest's, 8; got 8, 12, 8",
+        ),
         ("{kind: slimcae, widths: [8, 16], lambdas: [[0.01]]}", "expected 2 lambdas, one for each width, got 1"),
         ("{kind: slimcae, widths: [8, 16], lambdas: [[0.01], [0.02, 0.01]]}", "must rise by a factor of at least 1.05"),
         ("{kind: cae, method: scaling, channels: 8}", "give its checkpoint as start_from"),
