@@ -36,6 +36,8 @@ LARGEST_SUM = 2**24 - 1
 LARGEST_PIXEL = 255
 LARGEST_ACTIVATION = 511
 LARGEST_SQUARE = 2047
+MOST_GROUPS = 64
+"""Into so many the input channels of a layer are divided at most."""
 _NORMALISED_AT_ONCE = 1 << 16
 """So many values of a GDN are computed at once, for less memory: from 2^15 to 2^20 takes the same time."""
 

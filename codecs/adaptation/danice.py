@@ -25,7 +25,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from roadbits.codecs.bitstream import HASH_BYTES
-from roadbits.codecs.integer import LARGEST_ACTIVATION, ExactLayer, ExactTransform, Shape
+from roadbits.codecs.integer import LARGEST_ACTIVATION, MOST_GROUPS, ExactLayer, ExactTransform, Shape
 from roadbits.codecs.neural.model_file import (
     FrozenModel,
     TransformName,
@@ -58,7 +58,7 @@ class Place(BaseModel):
 
     transform: TransformName
     behind: int = Field(ge=0, le=63)
-    groups: int = Field(ge=1, le=64)
+    groups: int = Field(ge=1, le=MOST_GROUPS)
 
 
 class AdapterDescription(BaseModel):

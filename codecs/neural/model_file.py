@@ -32,6 +32,7 @@ from roadbits.codecs.integer import (
     LARGEST_ACTIVATION,
     LARGEST_PIXEL,
     LARGEST_SQUARE,
+    MOST_GROUPS,
     ExactTransform,
     Kind,
     Output,
@@ -65,7 +66,7 @@ class LayerWords(BaseModel):
     stride: int = Field(ge=1, le=16)
     output: Output
     largest_input: int = Field(ge=1, le=LARGEST_SQUARE)
-    groups: int = Field(ge=1, le=64)
+    groups: int = Field(ge=1, le=MOST_GROUPS)
 
     @classmethod
     def of(cls, transform: ExactTransform) -> "tuple[LayerWords, ...]":

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from roadbits.codecs.integer import LARGEST_SUM, Shape, largest_sums
+from roadbits.codecs.integer import LARGEST_SUM, MOST_GROUPS, Shape, largest_sums
 
 _INT16 = 32767
 _FINE_WEIGHT = 32.0
@@ -38,13 +38,20 @@ class WholeWeights:
         return self.weight.float().contiguous(memory_format=torch.channels_last)
 
     def narrowed(self, num_inputs: int, num_outputs: int) -> "WholeWeights":
-        """Return the weights between the first channels, in as few groups as keep sums exact."""
+        """Return the weights between the first channels, in as few groups as keep sums exact.
+
+        Raises:
+            ValueError: if no number of groups does that a layer can have.
+        """
         narrow = self.weight[:num_inputs, :num_outputs] if self._is_up else self.weight[:num_outputs, :num_inputs]
         for groups in _group_counts(num_inputs):
             shape = replace(self.shape, groups=groups)
             if not _excess(narrow, shape).any():
                 return WholeWeights(narrow.contiguous(), self.scale[:num_outputs], shape)
-        raise AssertionError("a single channel's sums are smaller than a group's")
+        raise ValueError(
+            f"{num_inputs} channels cannot be divided into at most {MOST_GROUPS} groups whose sums are exact: "
+            "train another width"
+        )
 
     @property
     def _is_up(self) -> bool:
@@ -67,8 +74,11 @@ def whole_weights(weight: Tensor, shape: Shape) -> WholeWeights:
 
 
 def _group_counts(num_inputs: int) -> Iterator[int]:
-    """Yield numbers of groups of equal size, from the fewest."""
-    return (groups for groups in range(1, num_inputs + 1) if num_inputs % groups == 0)
+    """Yield numbers of groups, from the fewest: those of equal size, then others, which primes need.
+
+    Of up to `MOST_GROUPS` channels, groups of one each are the last that can be needed.
+    """
+    yield from sorted(range(1, min(num_inputs, MOST_GROUPS) + 1), key=lambda groups: num_inputs % groups != 0)
 
 
 def _excess(whole: Tensor, shape: Shape) -> Tensor:
