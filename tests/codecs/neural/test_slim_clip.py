@@ -230,6 +230,13 @@ def test_lies_of_a_header_are_found_out(codec: SlimClip, clip: Clip, changes: di
         codec.decode(pack(replace(container, **changes)))  # type: ignore[arg-type]
 
 
+def test_a_body_that_is_cut_and_signed_again_is_told(codec: SlimClip, clip: Clip) -> None:
+    container = unpack(codec.encode(clip[:3], each_width(codec)[0]))
+    for k in range(20):
+        with pytest.raises(BitstreamError):
+            codec.decode(pack(replace(container, body=container.body[: len(container.body) * k // 20])))
+
+
 def test_noise_for_a_body_gives_an_error_or_a_picture(codec: SlimClip, clip: Clip) -> None:
     container = unpack(codec.encode(clip[:3], each_width(codec)[0]))
     rng = np.random.default_rng(0)

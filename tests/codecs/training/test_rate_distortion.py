@@ -100,20 +100,27 @@ def test_the_loss_is_rate_plus_lambda_times_distortion_weighted_against_lambda(c
     assert progress.loss == pytest.approx(3 / 64**2 + 0.01 * 255**2 * mse, rel=1e-5)
 
 
-def test_every_level_is_visited_evenly(crops: CropSampler, monkeypatch: pytest.MonkeyPatch) -> None:
-    seen: list[float] = []
+@pytest.mark.parametrize("batch_size", [5, 10, 7])
+def test_every_level_is_visited_evenly(batch_size: int, crops: CropSampler, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Within each step, as evenly as its crops can be divided; in another order each time."""
+    seen: list[list[float]] = []
     network = Constant()
     forward = network.forward
 
     def noting(x: torch.Tensor, levels: torch.Tensor) -> Forward:
-        seen.extend(levels.tolist())
+        seen.append(levels.tolist())
         return forward(x, levels)
 
     monkeypatch.setattr(network, "forward", noting)
-    schedule = replace(SCHEDULE, lambdas=(0.001, 0.002, 0.004, 0.008, 0.016), steps=25, batch_size=1)
-    trained(RateDistortionTraining(network, schedule, crops, {}), 25)
-    assert len(seen) == 25
-    assert set(seen) == {0, 1, 2, 3, 4}
+    lambdas = (0.001, 0.002, 0.004, 0.008, 0.016)
+    schedule = replace(SCHEDULE, lambdas=lambdas, steps=6, batch_size=batch_size)
+    trained(RateDistortionTraining(network, schedule, crops, {}), 6)
+    assert len(seen) == 6
+    for levels in seen:
+        visits = [levels.count(level) for level in range(5)]
+        assert sum(visits) == batch_size
+        assert max(visits) - min(visits) == (1 if batch_size % 5 else 0)
+    assert len({tuple(levels) for levels in seen}) > 1
 
 
 def test_kernels_are_moved_by_muon_and_the_rest_by_adam(crops: CropSampler, tmp_path: Path) -> None:
