@@ -81,11 +81,17 @@ class StageFolders:
         folder = self._stages / self.plan.restore_key(arm, kind)
         return Arrays(folder, "images") if folder.is_dir() else None
 
-    def predictions(self, setup: str, arm: Arm) -> Arrays | None:
-        """Return the first seed's predictions of the shown test frames; None if there are none."""
+    def predictions(self, setup: str, arm: Arm, restorer: str | None) -> Arrays | None:
+        """Return the first seed's predictions of the shown test frames; None if there are none.
+
+        Args:
+            setup: of the segmenter.
+            arm: on whose frames it trained or is tested.
+            restorer: of its training frames, where the setup restores them.
+        """
         chosen = next((each for each in self.plan.setups if each == setup), None)
         if chosen is None:
             return None
-        jobs = self.plan.jobs_of(chosen, arm, self.seed)
+        jobs = [job for job in self.plan.jobs_of(chosen, arm, self.seed) if job.training.restorer in (None, restorer)]
         folder = self._stages / self.plan.measure_key(jobs[0]) if jobs else None
         return Arrays(folder, "predictions") if folder and folder.is_dir() else None

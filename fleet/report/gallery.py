@@ -27,9 +27,11 @@ def strips_section(runs: Sequence[MeasuredRun]) -> Html:
 
 def _run_strips(position: int, run: MeasuredRun, num_runs: int) -> Html:
     heading = [element("h3", run.name)] if num_runs > 1 else []
-    bpp = {Arm(arm.upload.codec, arm.upload.point): arm.upload.bpp for arm in run.arms if arm.upload.bpp > 0}
+    measured = {Arm(arm.upload.codec, arm.upload.point): arm for arm in run.arms if arm.upload.bpp > 0}
+    bpp = {arm: each.upload.bpp for arm, each in measured.items()}
+    restorers = {arm: each.restorer for arm, each in measured.items() if each.restorer}
     try:
-        shown = gallery_of(run.folder, bpp, max(2, _MAX_ARMS // num_runs), MAX_PICTURE_BYTES // num_runs)
+        shown = gallery_of(run.folder, bpp, restorers, max(2, _MAX_ARMS // num_runs), MAX_PICTURE_BYTES // num_runs)
     except StagesMissing as missing:
         return join([*heading, element("p", f"No frames to show: {missing}.", class_="note")])
     if not shown.strips:
@@ -79,20 +81,28 @@ def _values(shown: Gallery, arms: Sequence[Arm], setups: Sequence[str]) -> dict[
                 "original": strip.original,
                 "label": strip.label,
                 "ideal": strip.ideal,
-                "arms": [_arm_values(arm, strip.arms[arm]) for arm in arms],
+                "arms": [_arm_values(arm, strip.arms[arm], setups, strip.ideal is not None) for arm in arms],
             }
             for strip in shown.strips
         ],
     }
 
 
-def _arm_values(arm: Arm, strip: ArmStrip) -> dict[str, Any]:
+def _arm_values(arm: Arm, strip: ArmStrip, setups: Sequence[str], has_ideal: bool) -> dict[str, Any]:
     caption = f"{arm.codec} {arm.point}"
     if strip.compressed is None:
         caption += f": {strip.missing}"
     else:
         caption += f" · {number(strip.psnr_db, 2)} dB · mean {number(strip.bpp, 3)} bpp"
-    return {"compressed": strip.compressed, "caption": caption, "predictions": dict(strip.predictions)}
+    shown = {*strip.predictions, *(["OO"] if has_ideal else [])}
+    captions = {setup: _caption(setup, setup in shown, strip.restorer) for setup in setups}
+    predictions = dict(strip.predictions)
+    return {"compressed": strip.compressed, "caption": caption, "predictions": predictions, "captions": captions}
+
+
+def _caption(setup: str, is_shown: bool, restorer: str | None) -> str:
+    told = f"{'' if is_shown else 'no '}prediction of {setup}"
+    return f"{told} by {restorer}" if is_shown and setup.startswith("R") else told
 
 
 def _class_legend(classes: ClassSet) -> Html:

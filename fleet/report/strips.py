@@ -38,6 +38,7 @@ class ArmStrip:
         psnr_db: of the decoded frame.
         bpp: mean of the arm's frames of this kind.
         predictions: by setup.
+        restorer: of RO and RC among them; None without one.
     """
 
     compressed: str | None
@@ -45,6 +46,7 @@ class ArmStrip:
     psnr_db: float | None
     bpp: float | None
     predictions: Mapping[str, str]
+    restorer: str | None = None
 
 
 @dataclass(frozen=True)
@@ -91,12 +93,15 @@ class Gallery:
     classes: ClassSet
 
 
-def gallery_of(run_folder: Path, bpp: Mapping[Arm, float], max_arms: int, max_bytes: int) -> Gallery:
+def gallery_of(
+    run_folder: Path, bpp: Mapping[Arm, float], restorers: Mapping[Arm, str], max_arms: int, max_bytes: int
+) -> Gallery:
     """Return the strips of a run: as many frames and arms as fit.
 
     Args:
         run_folder: of a finished run.
         bpp: the measured arms and the rate of their uploads.
+        restorers: of each restored arm the one whose predictions are shown.
         max_arms: how many arms at most.
         max_bytes: how many bytes of pictures at most; one frame with one arm is given in any case.
 
@@ -105,7 +110,7 @@ def gallery_of(run_folder: Path, bpp: Mapping[Arm, float], max_arms: int, max_by
     """
     try:
         folders = StageFolders(run_folder)
-        source = _source(folders, bpp)
+        source = _source(folders, bpp, restorers)
         strips = _affordable(source, bpp, max_arms, max_bytes)
         return Gallery(strips, source.kind, folders.seed, folders.classes)
     except (OSError, ValueError, LookupError, TypeError) as error:
@@ -150,11 +155,11 @@ def _affordable(
     return strips
 
 
-def _source(folders: StageFolders, bpp: Mapping[Arm, float]) -> "_TestFrames | _Drives":
+def _source(folders: StageFolders, bpp: Mapping[Arm, float], restorers: Mapping[Arm, str]) -> "_TestFrames | _Drives":
     """Return test frames where anything was measured on them, else the drives."""
     if not bpp:
         raise StagesMissing("no arm sent anything")
-    return _TestFrames(folders, bpp) if folders.plan.scenario.downstream else _Drives(folders, bpp)
+    return _TestFrames(folders, restorers) if folders.plan.scenario.downstream else _Drives(folders, bpp)
 
 
 @dataclass(frozen=True)
@@ -162,7 +167,7 @@ class _TestFrames:
     """The shown test frames."""
 
     folders: StageFolders
-    bpp: Mapping[Arm, float]
+    restorers: Mapping[Arm, str]
     kind = "test frames, compressed on board"
 
     def strips(self, arms: Sequence[Arm]) -> Iterator[Strip]:
@@ -182,14 +187,14 @@ class _TestFrames:
     def _arm(self, arm: Arm, k: int, position: int, original: NDArray[np.uint8]) -> ArmStrip:
         found = {setup: self._prediction(setup, arm, k) for setup in self.folders.plan.setups if setup != "OO"}
         predictions = {str(setup): uri for setup, uri in found.items() if uri}
-        on_board = self.folders.on_board(arm)
+        on_board, restorer = self.folders.on_board(arm), self.restorers.get(arm)
         if on_board is None:
-            return ArmStrip(None, "not compressed on board in this run", None, None, predictions)
+            return ArmStrip(None, "not compressed on board in this run", None, None, predictions, restorer)
         image = on_board[0][position]
-        return ArmStrip(picture(image), "", psnr(image, original), on_board[1], predictions)
+        return ArmStrip(picture(image), "", psnr(image, original), on_board[1], predictions, restorer)
 
     def _prediction(self, setup: str, arm: Arm, k: int) -> str | None:
-        predictions = self.folders.predictions(setup, arm)
+        predictions = self.folders.predictions(setup, arm, self.restorers.get(arm))
         return None if predictions is None else picture(self.folders.classes.paint(predictions[k]))
 
 

@@ -71,6 +71,7 @@ ADAPTED = AdaptationRow(
     break_even_frames=200.0,
     parameters_percent=0.02,
 )
+RESTORED_ARMS = ["jpeg:quality=10", "jpeg:quality=40"]
 ARMS = (("jpeg", "quality=10", 0.25), ("jpeg", "quality=40", 0.75), ("webp", "quality=10", 0.2))
 
 
@@ -106,13 +107,19 @@ def results() -> Results:
 
 @pytest.fixture
 def save_run(tmp_path: Path) -> Callable[..., Path]:
-    """Write a run folder: results, scenario and, on request, faked stages."""
+    """Write a run folder: results, scenario and, on request, faked stages; JPEG's uploads restored, if by anything."""
 
-    def save(results: Results, name: str = "run", stages: bool = False, downstream: bool = True) -> Path:
+    def save(
+        results: Results,
+        name: str = "run",
+        stages: bool = False,
+        downstream: bool = True,
+        restorers: Sequence[str] = (),
+    ) -> Path:
         folder = tmp_path / name
         folder.mkdir()
         (folder / "results.json").write_text(results.to_json())
-        (folder / "scenario.yaml").write_text(yaml.safe_dump(_scenario(downstream)))
+        (folder / "scenario.yaml").write_text(yaml.safe_dump(_scenario(downstream, restorers)))
         if stages:
             _write_stages(folder)
         return folder
@@ -120,7 +127,7 @@ def save_run(tmp_path: Path) -> Callable[..., Path]:
     return save
 
 
-def _scenario(downstream: bool) -> dict[str, Any]:
+def _scenario(downstream: bool, restorers: Sequence[str]) -> dict[str, Any]:
     ladders = {"jpeg": ["quality=10", "quality=40"], "webp": ["quality=10"]}
     words: dict[str, Any] = {
         "name": "tiny",
@@ -136,7 +143,13 @@ def _scenario(downstream: bool) -> dict[str, Any]:
         },
         "codecs": [{"name": name, "points": points} for name, points in ladders.items()],
     }
-    return words | ({"downstream": {"steps": 1, "seeds": [0, 1]}} if downstream else {})
+    if downstream:
+        words["downstream"] = {"steps": 1, "seeds": [0, 1]}
+    if restorers:
+        words["cameras"]["reference"] = {"frames_per_vehicle": 1}
+        words["restoration"] = {"restorers": [*restorers], "arms": RESTORED_ARMS, "crop": 64}
+        words["downstream"]["setups"] = ["OO", "CO", "RO", "CC", "OC", "RC"]
+    return words
 
 
 def _write_stages(run_folder: Path) -> None:
@@ -161,8 +174,10 @@ def _write_stages(run_folder: Path) -> None:
         if plan.scenario.downstream:
             folder = write(plan.on_board_key(arm), "images", TEST_FRAMES, 3)
             (folder / "rate.json").write_text("0.5")
-            for setup in plan.setups:
-                write(plan.measure_key(plan.jobs_of(setup, arm, 0)[0]), "predictions", 3, below=11)
+            for job in (job for setup in plan.setups for job in plan.jobs_of(setup, arm, 0)):
+                write(plan.measure_key(job), "predictions", 3, below=11)
+        for kind in plan.restorers_of(arm):
+            write(plan.restore_key(arm, kind), "images", 3, 3)
 
 
 @pytest.fixture

@@ -11,9 +11,12 @@ import pytest
 from roadbits.fleet.report import page
 from roadbits.fleet.report.measured import measured_arms
 from roadbits.fleet.report.page import write_report
+from roadbits.fleet.report.strips import gallery_of
 from roadbits.fleet.results import DownstreamRow, RestorationRow, Results
+from roadbits.fleet.vehicle import Arm
 
 Save = Callable[..., Path]
+ARM = Arm("jpeg", "quality=10")
 
 
 def row(treatment: str, miou: float, **others: Any) -> RestorationRow:
@@ -121,6 +124,25 @@ def test_the_headline_names_the_best_restorer_and_a_remedy_that_beats_it(
     write_report([run], run / "report.html")
     told = re.sub(r"</?b>", "", (run / "report.html").read_text())
     assert "(10 to 90 %) and, without a restorer, references +19.0 points (+17.0 to +20.0)." in told
+
+
+def test_the_strips_show_what_the_best_restorer_came_to_and_name_it(
+    restored: Results, save_run: Save, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(page, "_plotly", lambda: "/* plotly.js */")
+    run = save_run(restored, stages=True, restorers=("mse", "gan"))
+    write_report([run], run / "report.html")
+    found = re.search(r'id="strips-0-data">(.*?)</script>', (run / "report.html").read_text())
+    assert found
+    shown = json.loads(found[1])
+    best = gallery_of(run, {ARM: 0.25}, {ARM: "gan"}, 8, 10**9).strips
+    assert shown["setups"] == ["OO", "CO", "RO", "CC", "OC", "RC"]
+    for strip, wanted in zip(shown["strips"], best, strict=True):
+        restored_arm, *_, plain = strip["arms"]
+        assert restored_arm["predictions"] == wanted.arms[ARM].predictions
+        assert restored_arm["captions"]["RO"] == "prediction of RO by gan"
+        assert restored_arm["captions"]["OO"] == "prediction of OO"
+        assert plain["captions"]["RC"] == "no prediction of RC"
 
 
 def test_a_run_without_stages_has_the_section_without_pictures(restored: Results, save_run: Save) -> None:
