@@ -8,6 +8,7 @@ import itertools
 import json
 import math
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cache
 
@@ -229,11 +230,13 @@ class DatasetRestoration:
         with (
             self._stages.writing(self._plan.restore_key(arm, kind)) as out,
             self._display.bar("restore", len(degraded)) as bar,
-            ArraysWriter(out, "images") as images,
+            # What no restorer touched is in the stage of the decoded frames already.
+            ArraysWriter(out, "images") if kind else nullcontext() as images,
         ):
             for frames in restored:
                 for frame in frames:
-                    images.append(frame.image)
+                    if images is not None:
+                        images.append(frame.image)
                     quality.append((frame.psnr_db, frame.ms_ssim, frame.distance))
                 bar.advance(len(frames))
             means = [float(mean) for mean in np.mean(quality, axis=0)] if quality else [0.0, 0.0, 0.0]

@@ -84,6 +84,11 @@ def test_frames_without_a_restorer_have_the_quality_that_was_decoded(whole: tupl
     assert (row.psnr_db, row.ms_ssim) == (upload.psnr_db, upload.ms_ssim)
 
 
+def test_frames_without_a_restorer_are_measured_and_not_written_again(whole: tuple[Path, Results]) -> None:
+    folder = whole[0] / "stages" / Plan(scenario(*RESTORED)).restore_key(ARM, None)
+    assert [path.name for path in folder.iterdir()] == ["quality.json"]
+
+
 def test_restored_frames_are_other_frames_of_the_same_sizes(whole: tuple[Path, Results]) -> None:
     folder, _ = whole
     plan, stages = Plan(scenario(*RESTORED)), folder / "stages"
