@@ -112,7 +112,7 @@ class DataSetCameras(Part):
         train: name of the split that the fleet drives through.
         test: name of the split that is measured on.
         size: height and width to resize to; the stored size if left out.
-        max_frames: take at most that many frames of a split, evenly spaced.
+        max_frames: take at most that many frames of a split, evenly spaced among those that are not set apart.
         domains: every vehicle drives through a block of each of these in turn, and of no other; left out, through one
             block of the frames as they are stored.
         reference: originals of the server's own.

@@ -104,7 +104,7 @@ def test_sources(cameras: words.Cameras, seed: int) -> list[FrameSource]:
         case words.FolderCameras(test_images=None):
             return []
         case words.DataSetCameras() | words.FolderCameras():
-            return [_labelled(cameras, "test")]
+            return [_thinned(_labelled(cameras, "test"), cameras)]
         case unknown:
             assert_never(unknown)
 
@@ -149,19 +149,21 @@ def reference_sources(cameras: words.Cameras, seed: int) -> list[FrameSource]:
 
 
 def fleet_frames(cameras: words.DataSetCameras | words.FolderCameras) -> LabelledFrames:
-    """Return all frames that the fleet drives through: those of its split that are not set apart for reference.
+    """Return what the fleet drives through: its split without what is set apart for reference, then thinned.
 
     Raises:
         DataError: if the data cannot be read as declared, or nothing is left.
     """
     frames = _labelled(cameras, "train")
-    if not isinstance(cameras, words.DataSetCameras) or cameras.reference is None:
-        return frames
-    apart = {item.image for item in _set_apart(cameras).items}
-    left = tuple(item for item in frames.items if item.image not in apart)
-    if not left:
-        raise DataError(f"{cameras.path}: all {len(frames)} frames of split {cameras.train} are set apart as reference")
-    return replace(frames, items=left)
+    if isinstance(cameras, words.DataSetCameras) and cameras.reference is not None:
+        apart = {item.image for item in _set_apart(cameras).items}
+        left = tuple(item for item in frames.items if item.image not in apart)
+        if not left:
+            raise DataError(
+                f"{cameras.path}: all {len(frames)} frames of split {cameras.train} are set apart as reference"
+            )
+        frames = replace(frames, items=left)
+    return _thinned(frames, cameras)
 
 
 @lru_cache(maxsize=8)
@@ -189,11 +191,12 @@ def _video(cameras: words.VideoCameras, split: str, vehicle: int) -> FrameSource
 
 @lru_cache(maxsize=8)
 def _labelled(cameras: words.DataSetCameras | words.FolderCameras, split: str) -> LabelledFrames:
+    """Return all frames of a split."""
     if isinstance(cameras, words.FolderCameras):
         images, masks = (cameras.images, cameras.masks)
         if split == "test":
             images, masks = (cameras.test_images or "", cameras.test_masks)
-        frames = open_folder(
+        return open_folder(
             Path(images),
             Path(masks) if masks else None,
             split=split,
@@ -202,11 +205,13 @@ def _labelled(cameras: words.DataSetCameras | words.FolderCameras, split: str) -
             size=cameras.size,
             has_domains=bool(cameras.domains),
         )
-    else:
-        stored = cameras.train if split == "train" else cameras.test
-        frames = open_layout(
-            cameras.kind, Path(cameras.path), stored, split=split, interval_s=cameras.interval_s, size=cameras.size
-        )
+    stored = cameras.train if split == "train" else cameras.test
+    return open_layout(
+        cameras.kind, Path(cameras.path), stored, split=split, interval_s=cameras.interval_s, size=cameras.size
+    )
+
+
+def _thinned(frames: LabelledFrames, cameras: words.DataSetCameras | words.FolderCameras) -> LabelledFrames:
     return frames.evenly(cameras.max_frames) if cameras.max_frames else frames
 
 

@@ -1,13 +1,21 @@
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import PIL.Image
 import pytest
 
 from roadbits.fleet import sources
-from roadbits.fleet.camera_words import DataSetCameras, FolderCameras, StreetCameras, VideoCameras
+from roadbits.fleet.camera_words import (
+    DataSetCameras,
+    DataSetReference,
+    FolderCameras,
+    StreetCameras,
+    VideoCameras,
+)
 from roadbits.fleet.cameras.classes import CAMVID11, CITYSCAPES19
-from roadbits.fleet.cameras.frame import DataError
+from roadbits.fleet.cameras.frame import DataError, FrameSource
+from roadbits.fleet.cameras.layouts import LabelledFrames
 from roadbits.fleet.cameras.street import StreetSource
 
 STREET = StreetCameras(
@@ -115,6 +123,85 @@ def test_a_data_set_is_thinned_before_it_is_divided(tmp_path: Path) -> None:
     cameras = DataSetCameras(kind="camvid", path=str(tmp_path), max_frames=4)
     assert [len(sources.train_source(cameras, 0, vehicle, 2)) for vehicle in range(2)] == [2, 2]
     assert [len(source) for source in sources.test_sources(cameras, 0)] == [4]
+
+
+@pytest.fixture
+def camvid(tmp_path: Path) -> DataSetCameras:
+    """A data set in CamVid's form: drive 0001TP of four frames and 0016E5 of six to train on, 0006R0 to test on."""
+    for split, drives in (("train", {"0001TP": 4, "0016E5": 6}), ("val", {"0006R0": 3})):
+        for seed, (drive, count) in enumerate(drives.items()):
+            folder = tmp_path / f"{split}-{drive}"
+            grow(folder, count, seed=seed + 10 * (split == "val"))
+            for path, kept in ((folder, split), (folder.with_name(folder.name + "-masks"), f"{split}annot")):
+                (tmp_path / kept).mkdir(exist_ok=True)
+                for file in path.iterdir():
+                    file.rename(tmp_path / kept / f"{drive}_{file.name}")
+    return DataSetCameras(kind="camvid", path=str(tmp_path))
+
+
+def with_references(cameras: DataSetCameras, max_frames: int | None = None, **words: Any) -> DataSetCameras:
+    return cameras.model_copy(update={"reference": DataSetReference(**words), "max_frames": max_frames})
+
+
+def names_of(frames: FrameSource) -> list[str]:
+    assert isinstance(frames, LabelledFrames)
+    return [item.image.stem for item in frames.items]
+
+
+def test_references_are_set_apart_evenly_and_the_fleet_drives_through_all_others(camvid: DataSetCameras) -> None:
+    cameras = with_references(camvid, frames=5)
+    (apart,) = sources.reference_sources(cameras, 0)
+    assert apart.split == "reference"
+    assert names_of(apart) == ["0001TP_000", "0001TP_002", "0016E5_000", "0016E5_002", "0016E5_004"]
+    driven = [name for vehicle in range(2) for name in names_of(sources.train_source(cameras, 0, vehicle, 2))]
+    assert driven == ["0001TP_001", "0001TP_003", "0016E5_001", "0016E5_003", "0016E5_005"]
+    assert all(frame.label is not None for frame in apart)
+
+
+def test_references_may_be_of_some_drives_alone(camvid: DataSetCameras) -> None:
+    cameras = with_references(camvid, frames=2, drives=("0001TP",))
+    (apart,) = sources.reference_sources(cameras, 0)
+    assert names_of(apart) == ["0001TP_000", "0001TP_002"]
+    assert len(sources.fleet_frames(cameras)) == 8
+
+
+def test_references_of_another_split_take_nothing_from_the_fleet(camvid: DataSetCameras) -> None:
+    cameras = with_references(camvid, frames=2, split="val")
+    (apart,) = sources.reference_sources(cameras, 0)
+    assert names_of(apart) == ["0006R0_000", "0006R0_001"]
+    assert names_of(sources.fleet_frames(cameras)) == names_of(sources.fleet_frames(camvid))
+
+
+@pytest.mark.parametrize(
+    ("max_frames", "left"),
+    [
+        (3, ["0001TP_001", "0001TP_003", "0016E5_003"]),
+        (4, ["0001TP_001", "0001TP_003", "0016E5_001", "0016E5_003"]),
+        (9, ["0001TP_001", "0001TP_003", "0016E5_001", "0016E5_003", "0016E5_005"]),
+    ],
+)
+def test_a_fleet_s_frames_are_thinned_among_those_that_are_not_set_apart(
+    max_frames: int, left: list[str], camvid: DataSetCameras
+) -> None:
+    cameras = with_references(camvid, max_frames, frames=5)
+    assert names_of(sources.fleet_frames(cameras)) == left
+    (apart,) = sources.reference_sources(cameras, 0)
+    assert len(apart) == 5
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ({"frames": 1, "drives": ("0006R0",)}, "split train has no drive '0006R0': choose from 0001TP, 0016E5"),
+        ({"frames": 5, "drives": ("0001TP",)}, "5 reference frames wanted, 4 there: lower their number"),
+        ({"frames": 10}, "all 10 frames of split train are set apart as reference"),
+    ],
+)
+def test_references_that_cannot_be_set_apart_are_refused(
+    words: dict[str, Any], expected: str, camvid: DataSetCameras
+) -> None:
+    with pytest.raises(DataError, match=expected):
+        sources.fleet_frames(with_references(camvid, **words))
 
 
 def test_a_missing_data_set_is_named(tmp_path: Path) -> None:
