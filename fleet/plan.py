@@ -196,12 +196,7 @@ class Plan:
                 fixed = self.fixed_point(arm)
                 points = (fixed,) if fixed else _few(codec_named(arm.source).points)
                 arms += [Arm(arm.source, str(point)) for point in points]
-        arms += [
-            Arm(choice.name, str(way.rule))
-            for choice in words.trained_on
-            for way in choice.ways
-            if isinstance(way.rule, OperatingPoint)
-        ]
+        arms += [Arm(choice.name, str(way.rule)) for choice in words.trained_on for way in choice.ways]
         return list(dict.fromkeys(arms))
 
     def pairs_key(self, learned: Arm) -> str:

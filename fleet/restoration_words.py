@@ -28,7 +28,8 @@ class Restoration(Part):
             learned from frames that the fleet sends or is tested on.
         remedies: what can be done instead: `augmentation` blurs, sharpens and compresses the training frames at
             random, `references` trains on the reference frames too, where those are labelled.
-        arms: restored alone, for example `jpeg:quality=10`; all arms if left out.
+        arms: restored alone, for example `jpeg:quality=10`, an adapted one `cae+federated:lambda=0.0009`; all arms if
+            left out.
         trained_on: further codecs and points that the restorers learn beside the arms' own.
         only_trained_on: learn those alone, and none of the arms' own.
         reference_frames: learned from, evenly spaced among those that there are; all if left out.

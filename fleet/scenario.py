@@ -14,7 +14,16 @@ from roadbits.codecs.catalogue import still_or_clip_codec_named
 from roadbits.codecs.codec import OperatingPoint, is_clip_codec
 from roadbits.codecs.neural.still import NeuralStill
 from roadbits.fleet.adaptation_words import Adaptation
-from roadbits.fleet.camera_words import Cameras, FilePath, FolderCameras, VideoCameras, why_one_domain
+from roadbits.fleet.camera_words import (
+    Cameras,
+    DataSetCameras,
+    FilePath,
+    FolderCameras,
+    FolderReference,
+    StreetCameras,
+    VideoCameras,
+    why_one_domain,
+)
 from roadbits.fleet.parts import Count, NotNegative, Part, Positive, Seconds, Seed, Share, Wait, distinct
 from roadbits.fleet.restoration_words import Restoration
 from roadbits.fleet.rules import CodecChoice
@@ -348,14 +357,14 @@ class Scenario(Part):
             raise ValueError(
                 "restoration.restorers names task, which learns what a segmenter sees: give downstream, or leave it out"
             )
-        known = [f"{choice.name}:{way}" for choice in self.codecs for way in choice.ways]
+        known = self._codec_by_arm
         if unknown := [arm for arm in words.arms if arm not in known]:
             raise ValueError(f"restoration.arms names {unknown[0]!r}: choose from {', '.join(known)}")
-        chosen = words.arms or known
+        chosen = words.arms or tuple(known)
         clips = _codecs_of_clips(self.codecs)
         for sends_clips, needed in ((True, "dcngan, which restores clips"), (False, "one for stills, such as gan")):
             kinds = words.restorers_for(sends_clips)
-            arms = [arm for arm in chosen if (arm.rpartition(":")[0] in clips) == sends_clips]
+            arms = [arm for arm in chosen if (known[arm] in clips) == sends_clips]
             if arms and not kinds:
                 raise ValueError(
                     f"restoration.restorers has none for {arms[0]}: add {needed}, or name other arms in "
@@ -368,24 +377,70 @@ class Scenario(Part):
                 )
         if ("dcngan" in words.restorers) != (words.dcngan is not None):
             raise ValueError("restoration.dcngan names the file of restorer dcngan: give both or none")
-        if words.learns and getattr(self.cameras, "reference", None) is None:
+        self._check_references(words)
+        _check_trained_on(words, {known[arm] for arm in chosen} - clips)
+
+    @property
+    def _codec_by_arm(self) -> dict[str, str]:
+        """Each arm's name as the results have it, an adapted codec's too, and its codec, adapters aside."""
+        adapted = {self.adaptation.codec: self.adaptation.sharing} if self.adaptation else {}
+        return {
+            f"{name}:{way}": choice.name
+            for choice in self.codecs
+            for name in (choice.name, *(f"{choice.name}+{each}" for each in adapted.get(choice.name, ())))
+            for way in choice.ways
+        }
+
+    def _check_references(self, words: Restoration) -> None:
+        """Refuse restoration that learns from reference frames which there are not, or not such."""
+        reference = getattr(self.cameras, "reference", None)
+        if words.learns and reference is None:
             raise ValueError(
                 "restoration learns from reference frames and nothing else: set some apart with cameras.reference"
             )
-        if words.only_trained_on and not words.trained_on:
-            raise ValueError("restoration.only_trained_on needs codecs and points in restoration.trained_on")
-        if of_clips := sorted(_codecs_of_clips(words.trained_on)):
-            raise ValueError(f"restoration.trained_on names {of_clips[0]}: restorers of stills learn no codec of clips")
-        if words.trained_on and not words.restorers_for(sends_clips=False):
-            raise ValueError("restoration.trained_on is for restorers of stills, and there is none: leave it out")
-        restored = {arm.rpartition(":")[0] for arm in chosen} - clips
-        learned = {choice.name for choice in words.trained_on} | (set() if words.only_trained_on else restored)
-        missing = sorted(restored - learned)
-        if missing and words.untrained_codec == "refuse":
+        if "references" in words.remedies and isinstance(reference, FolderReference) and reference.masks is None:
             raise ValueError(
-                f"restoration is not trained on {', '.join(missing)}: add it to restoration.trained_on, or set "
-                "restoration.untrained_codec to warn"
+                "restoration.remedies names references, which segmenters train on, and no reference frame is labelled: "
+                "give cameras.reference.masks, or leave it out"
             )
+        size = _frame_size(self.cameras)
+        if words.trained_kinds and size is not None and min(size) < words.crop:
+            raise ValueError(
+                f"restoration.crop is {words.crop}, and frames are {size[0]} x {size[1]}: lower restoration.crop"
+            )
+
+
+def _check_trained_on(words: Restoration, restored: set[str]) -> None:
+    """Refuse codecs and points that cannot be learned, or that leave out a codec of the stills to restore."""
+    for k, choice in enumerate(words.trained_on):
+        if choice.policies:
+            raise ValueError(
+                f"restoration.trained_on[{k}].policies: restorers learn from points, not policies: name points"
+            )
+    if words.only_trained_on and not words.trained_on:
+        raise ValueError("restoration.only_trained_on needs codecs and points in restoration.trained_on")
+    if of_clips := sorted(_codecs_of_clips(words.trained_on)):
+        raise ValueError(f"restoration.trained_on names {of_clips[0]}: restorers of stills learn no codec of clips")
+    if words.trained_on and not words.restorers_for(sends_clips=False):
+        raise ValueError("restoration.trained_on is for restorers of stills, and there is none: leave it out")
+    learned = {choice.name for choice in words.trained_on} | (set() if words.only_trained_on else restored)
+    missing = sorted(restored - learned)
+    if missing and words.untrained_codec == "refuse":
+        raise ValueError(
+            f"restoration is not trained on {', '.join(missing)}: add it to restoration.trained_on, or set "
+            "restoration.untrained_codec to warn"
+        )
+
+
+def _frame_size(cameras: Cameras) -> tuple[int, int] | None:
+    """Return the height and width of all frames; None where the scenario does not say it."""
+    match cameras:
+        case StreetCameras():
+            return cameras.height, cameras.width
+        case DataSetCameras() | FolderCameras():
+            return cameras.size
+        case VideoCameras():
+            return None
 
 
 def _codecs_of_clips(choices: Sequence[CodecChoice]) -> set[str]:

@@ -8,9 +8,10 @@ from roadbits.codecs.catalogue import still_or_clip_codec_named
 from roadbits.fleet.camera_words import StreetCameras
 from roadbits.fleet.cameras.street import DOMAINS
 from roadbits.fleet.devices import ladder_of
+from roadbits.fleet.plan import Plan
 from roadbits.fleet.scenario import ConstantUplink
 from roadbits.fleet.scenario_file import dump_scenario, load_scenario
-from roadbits.fleet.vehicle import arms_of
+from roadbits.fleet.vehicle import Arm, arms_of
 from roadbits.fleet.yaml_file import YamlFileError
 from tests.fleet.small_scenario import SMALL, edited, faults, one
 
@@ -404,6 +405,29 @@ def test_a_restorer_that_learns_from_a_segmenter_needs_one(tmp_path: Path) -> No
         "cameras.reference={frames_per_vehicle: 4}",
     )
     assert "restoration.restorers names task, which learns what a segmenter sees: give downstream" in " ".join(found)
+
+
+def test_an_adapted_arm_can_be_restored_by_its_name(tmp_path: Path) -> None:
+    """By restorers that learn its codec without an adapter, which the reference frames have none for."""
+    settings = (
+        "fleet.device.gmac_per_s=10",
+        "fleet.device.joules_per_gmac=0.3",
+        "fleet.device.memory_mb=256",
+        "fleet.vehicles=3",
+        "cameras.reference={frames_per_vehicle: 4}",
+        "codecs=[{name: jpeg, points: [quality=10]}, {name: cae, points: [lambda=0.0009, lambda=0.0067]}]",
+        f"adaptation={ADAPTING % 'quorum: 2'}",
+        "downstream.setups=[CO, RO]",
+    )
+    adapted = "cae+federated:lambda=0.0009"
+    scenario = one(tmp_path, SMALL, *settings, f"restoration={{arms: ['{adapted}']}}")
+    plan = Plan(scenario)
+    assert [arm.key for arm in plan.arms if plan.restorers_of(arm)] == [adapted]
+    assert plan.learned() == [Arm("cae", "lambda=0.0009")]
+    everything = ", ".join(arm.key for arm in plan.arms)
+    assert adapted in everything
+    (found,) = faults(tmp_path, SMALL, *settings, "restoration={arms: ['cae+local:lambda=0.0009']}")
+    assert found.endswith(f"restoration.arms names 'cae+local:lambda=0.0009': choose from {everything}")
 
 
 @pytest.mark.parametrize(("left_out", "sharing"), [("gmac_per_s", "local"), ("joules_per_gmac", "central")])
