@@ -79,16 +79,11 @@ class DatasetRestoration:
         """Keep the reference frames, and what each codec makes of them at each point that is learned.
 
         Raises:
-            DataError: if fewer reference frames are there than are to be learned from, or none of them is labelled
-                though segmenters are to train on them.
+            DataError: if one that is learned from is smaller than a crop, or a codec cannot take one.
         """
         if not self._words.learns:
             return
-        wanted = self._words.reference_frames
-        if wanted is not None and wanted > len(self._references()):
-            raise DataError(f"restoration.reference_frames is {wanted}, {len(self._references())} are there")
-        if "references" in self._words.remedies:
-            self.labelled_references()
+        self._check_sizes()
         for learned in self._plan.learned():
             if not self._stages.is_done(self._plan.pairs_key(learned)):
                 self._write_pairs(learned)
@@ -111,23 +106,27 @@ class DatasetRestoration:
         count = self._words.reference_frames or total
         return [total * k // count for k in range(count)]
 
-    def labelled_references(self) -> LabelledSet:
-        """Return the reference frames that are learned from, with their labels.
+    def _check_sizes(self) -> None:
+        references, crop = self._references(), self._words.crop
+        smallest = min(self.chosen(), key=lambda k: min(references.images[k].shape[:2]))
+        height, width = references.images[smallest].shape[:2]
+        if self._words.trained_kinds and min(height, width) < crop:
+            note = references.notes[smallest]
+            raise DataError(
+                f"restoration.crop is {crop}, and reference frame {note.camera} {note.index} is {height} x {width}: "
+                "lower restoration.crop"
+            )
 
-        Raises:
-            DataError: if they have none.
-        """
-        references = self._references()
-        chosen = [k for k in self.chosen() if references.labels[k].size]
-        if not chosen:
-            raise DataError("restoration.remedies names references, but no reference frame is labelled")
+    def labelled_references(self) -> LabelledSet:
+        """Return the reference frames that are learned from, with their labels."""
+        references, chosen = self._references(), self.chosen()
         return LabelledSet([references.images[k] for k in chosen], [references.labels[k] for k in chosen])
 
     def _write_pairs(self, learned: Arm) -> None:
         """Compress and decode all reference frames with one codec at one point."""
         references, point = self._references(), OperatingPoint.parse(learned.point)
         chunks = [references.images[k : k + BATCH_FRAMES] for k in range(0, len(references), BATCH_FRAMES)]
-        jobs = (OnBoard(learned, list(images), [point] * len(images)) for images in chunks)
+        jobs = (OnBoard(learned, list(images), [point] * len(images), split="reference") for images in chunks)
         rates: list[float] = []
         with (
             self._stages.writing(self._plan.pairs_key(learned)) as folder,

@@ -67,6 +67,7 @@ class OnBoard:
         points: of each.
         adapted: the codec of each, where the arm's vehicles adapt theirs; else empty.
         clip_frames: of each clip that they make up, one after the other, for a codec of clips; else empty.
+        split: `test` or `reference`: what they are.
     """
 
     arm: Arm
@@ -74,6 +75,7 @@ class OnBoard:
     points: list[OperatingPoint]
     adapted: Sequence[Version] = ()
     clip_frames: Sequence[int] = ()
+    split: str = "test"
 
 
 def decode_uploaded(batch: Uploaded) -> list[Decoded]:
@@ -108,7 +110,7 @@ def compress_on_board(batch: OnBoard) -> list[Decoded]:
             for codec, original, point in zip(codecs, batch.originals, batch.points, strict=True)
         ]
     except ValueError as error:
-        raise DataError(f"test frames with {batch.arm.key}: {error}") from error
+        raise DataError(f"{batch.split} frames with {batch.arm.key}: {error}") from error
 
 
 def _clips_on_board(batch: OnBoard) -> list[Decoded]:
@@ -120,7 +122,7 @@ def _clips_on_board(batch: OnBoard) -> list[Decoded]:
             for frame in _decoded_clip(codec, codec.encode(clip_of(originals), point), originals)
         ]
     except ValueError as error:
-        raise DataError(f"test frames with {batch.arm.key}: {error}") from error
+        raise DataError(f"{batch.split} frames with {batch.arm.key}: {error}") from error
 
 
 def _clip_codec(arm: Arm) -> ClipCodec:

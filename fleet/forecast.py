@@ -19,7 +19,13 @@ from roadbits.fleet.domains import check_measured
 from roadbits.fleet.feasibility import Load, loads
 from roadbits.fleet.links import trace_for
 from roadbits.fleet.scenario import Scenario
-from roadbits.fleet.sources import check_disjoint, reference_sources, test_sources, train_source
+from roadbits.fleet.sources import (
+    check_disjoint,
+    check_references,
+    reference_sources,
+    test_sources,
+    train_source,
+)
 from roadbits.fleet.vehicle import Arm, ways_of
 
 _FRAMES = 3
@@ -30,11 +36,13 @@ def forecast(scenario: Scenario) -> Iterator[str]:
 
     Raises:
         DeviceError: if a device cannot run a codec.
-        DataError: if the data cannot be read as declared, test frames would train, or none measures a domain.
+        DataError: if the data cannot be read as declared, holds less than restorers are to learn from, test frames
+            would train, or none measures a domain.
         UplinkError: if the uplink is unusable.
     """
     fleet, cameras = scenario.fleet, scenario.cameras
     check_disjoint(cameras)
+    check_references(cameras, scenario.seed, scenario.restoration)
     asked = list(loads(scenario))
     lengths = drive_lengths(scenario)
     check_measured(scenario)

@@ -22,7 +22,7 @@ from roadbits.fleet.progress import Display
 from roadbits.fleet.results import AdaptationResults, Results
 from roadbits.fleet.scenario import Scenario
 from roadbits.fleet.scenario_file import dump_scenario
-from roadbits.fleet.sources import check_disjoint
+from roadbits.fleet.sources import check_disjoint, check_references
 from roadbits.fleet.stages import Stages, write_whole
 from roadbits.fleet.store import Store
 
@@ -72,7 +72,7 @@ class Run:
             RunError: if the folder holds a run and `resume` is not set, or something else than a run, or another
                 process works in it.
             OtherCollectionError: if it holds the uploads of another scenario.
-            DataError: if the data cannot be read as declared.
+            DataError: if the data cannot be read as declared, or holds less than restorers are to learn from.
             DeviceError: if a device cannot run a codec.
             StoreError: if the store cannot be written.
             BackendError: if the backend cannot work.
@@ -81,7 +81,9 @@ class Run:
         check_devices(self._plan.scenario)
         self._refuse_finished(resume)
         is_begun = self._folder.is_dir()
-        lengths = drive_lengths(self._plan.scenario)  # names missing data before anything is written
+        # All three name missing data before anything is written.
+        lengths = drive_lengths(self._plan.scenario)
+        check_references(self._plan.scenario.cameras, self._plan.scenario.seed, self._plan.scenario.restoration)
         check_measured(self._plan.scenario)
         clip_restorer = clip_restorer_of(self._plan.scenario, self._folder)
         self._plan = Plan(self._plan.scenario, clip_restorer)

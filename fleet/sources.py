@@ -18,6 +18,7 @@ from roadbits.fleet.cameras.frame import DataError, FrameSource
 from roadbits.fleet.cameras.layouts import LabelledFrames, open_folder, open_layout
 from roadbits.fleet.cameras.street import StreetSource
 from roadbits.fleet.cameras.video import VideoFrames
+from roadbits.fleet.restoration_words import Restoration
 
 _LABEL_SETS = {"camvid11": CAMVID11, "cityscapes19": CITYSCAPES19}
 
@@ -164,6 +165,21 @@ def fleet_frames(cameras: words.DataSetCameras | words.FolderCameras) -> Labelle
             )
         frames = replace(frames, items=left)
     return _thinned(frames, cameras)
+
+
+def check_references(cameras: words.Cameras, seed: int, restoration: Restoration | None) -> None:
+    """Refuse to learn from more reference frames than there are.
+
+    Raises:
+        DataError: if that is wanted, or the data cannot be read as declared.
+    """
+    there = sum(len(source) for source in reference_sources(cameras, seed))
+    wanted = restoration.reference_frames if restoration and restoration.learns else None
+    if wanted is not None and wanted > there:
+        raise DataError(
+            f"restoration.reference_frames is {wanted}, {there} are there: lower it, or set more apart with "
+            "cameras.reference"
+        )
 
 
 @lru_cache(maxsize=8)

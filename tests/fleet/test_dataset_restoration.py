@@ -13,6 +13,7 @@ import pytest
 from roadbits.fleet.archive import Arrays
 from roadbits.fleet.backend import BackendError, LocalBackend
 from roadbits.fleet.cameras.frame import DataError
+from roadbits.fleet.forecast import forecast
 from roadbits.fleet.plan import Plan
 from roadbits.fleet.results import RestorationRow, Results
 from roadbits.fleet.run import Run
@@ -147,6 +148,11 @@ def test_what_is_told_of_an_upload_can_be_wrong(whole: tuple[Path, Results], tmp
             ("restoration.trained_on=[{name: webp, points: [quality=20]}]", "restoration.only_trained_on=true"),
             "restoration is not trained on jpeg",
         ),
+        (
+            ("restoration.trained_on=[{name: webp, points: [quality=20], policies: [{kind: link}]}]",),
+            "restoration.trained_on[0].policies: restorers learn from points, not policies: name points",
+        ),
+        (("restoration.crop=104",), "restoration.crop is 104, and frames are 96 x 128: lower restoration.crop"),
         (("restoration.only_trained_on=true",), "needs codecs and points in restoration.trained_on"),
         (("restoration.crop=60",), "multiple of 8"),
         (("restoration.restorers=[magic]",), "'task', 'unsharp' or 'dcngan'"),
@@ -155,6 +161,11 @@ def test_what_is_told_of_an_upload_can_be_wrong(whole: tuple[Path, Results], tmp
 def test_restoration_that_cannot_be_is_refused(settings: tuple[str, ...], expected: str) -> None:
     with pytest.raises(YamlFileError, match=expected.replace("[", r"\[")):
         scenario(*RESTORED, *settings)
+
+
+def test_a_filter_needs_no_crop_that_fits() -> None:
+    settings = ("restoration.restorers=[unsharp]", "restoration.crop=104")
+    assert scenario(*RESTORED, *settings).restoration is not None
 
 
 def test_a_codec_that_was_never_learned_is_restored_untold_if_the_scenario_allows_it(tmp_path: Path) -> None:
@@ -172,9 +183,15 @@ def test_a_codec_that_was_never_learned_is_restored_untold_if_the_scenario_allow
     assert {row.treatment for row in results.restoration} == {"none", "mse", "unsharp"}
 
 
-def test_more_references_than_there_are_are_refused(tmp_path: Path) -> None:
+def test_more_references_than_there_are_are_refused_before_anything_is_collected(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"restoration\.reference_frames is 9, 3 are there"):
         execute(tmp_path / "run", *RESTORED, "restoration.reference_frames=9")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_check_finds_that_there_are_fewer_references() -> None:
+    with pytest.raises(DataError, match=r"restoration\.reference_frames is 9, 3 are there"):
+        list(forecast(scenario(*RESTORED, "restoration.reference_frames=9")))
 
 
 @pytest.fixture
@@ -220,5 +237,26 @@ def test_reference_folders_inside_others_are_refused(folders: Path) -> None:
 def test_references_without_labels_cannot_be_trained_on(folders: Path) -> None:
     settings = in_folders(folders)
     unlabelled = [each.replace(f', "masks": "{folders}/reference/masks"', "") for each in settings]
-    with pytest.raises(DataError, match="no reference frame is labelled"):
-        execute(folders / "run", *unlabelled)
+    with pytest.raises(YamlFileError, match=r"no reference frame is labelled: give cameras\.reference\.masks"):
+        scenario(*unlabelled)
+
+
+def test_a_reference_frame_smaller_than_a_crop_is_refused_by_name_before_anything_is_learned(folders: Path) -> None:
+    for kind, shape in (("images", (72, 60, 3)), ("masks", (72, 60))):
+        PIL.Image.fromarray(np.zeros(shape, np.uint8)).save(folders / "reference" / kind / "3.png")
+    expected = r"restoration\.crop is 64, and reference frame images 3 is 72 x 60: lower restoration\.crop"
+    with pytest.raises(DataError, match=expected):
+        execute(folders / "run", *in_folders(folders))
+    assert not list((folders / "run" / "stages").glob("pairs-*"))
+    others = "restoration.reference_frames=2"  # the first and the fourth
+    with pytest.raises(DataError, match=expected):
+        execute(folders / "run", *in_folders(folders), others, resume=True)
+
+
+def test_a_reference_frame_that_a_codec_cannot_take_is_said_to_be_one(folders: Path) -> None:
+    """WebP has at most 16383 pixels to a side."""
+    for kind, shape in (("images", (64, 16400, 3)), ("masks", (64, 16400))):
+        PIL.Image.fromarray(np.zeros(shape, np.uint8)).save(folders / "reference" / kind / "3.png")
+    settings = (*in_folders(folders), "codecs=[{name: webp, points: [quality=20]}]", "restoration.restorers=[unsharp]")
+    with pytest.raises(DataError, match="reference frames with webp:quality=20: expected sides of 1 to 16383 pixels"):
+        execute(folders / "run", *settings)
