@@ -10,28 +10,28 @@ from roadbits.fleet.cameras.classes import ClassSet
 from roadbits.fleet.finished_stages import StagesMissing
 from roadbits.fleet.report.markup import Html, data, element, join, section
 from roadbits.fleet.report.measured import MeasuredRun, setups_of
-from roadbits.fleet.report.strips import ArmStrip, Gallery, gallery_of
+from roadbits.fleet.report.strips import MAX_PICTURE_BYTES, MAX_RESTORED_BYTES, ArmStrip, Gallery, gallery_of
 from roadbits.fleet.report.wording import number
 from roadbits.fleet.vehicle import Arm
 
-MAX_PICTURE_BYTES = 9_000_000
-"""Of all pictures on a page, as base64: with plotly.js, 4.8 MB, the page stays under 15 MB."""
 _MAX_ARMS = 8
 
 
 def strips_section(runs: Sequence[MeasuredRun]) -> Html:
     """Return the strips of every run that has them, and say which has not and why."""
-    parts = [_run_strips(k, run, len(runs)) for k, run in enumerate(runs)]
+    restored_bytes = MAX_RESTORED_BYTES if any(run.results.restoration for run in runs) else 0
+    max_bytes = (MAX_PICTURE_BYTES - restored_bytes) // len(runs)
+    parts = [_run_strips(k, run, len(runs), max_bytes) for k, run in enumerate(runs)]
     return section("strips", "Frames at full resolution", *parts)
 
 
-def _run_strips(position: int, run: MeasuredRun, num_runs: int) -> Html:
+def _run_strips(position: int, run: MeasuredRun, num_runs: int, max_bytes: int) -> Html:
     heading = [element("h3", run.name)] if num_runs > 1 else []
     measured = {Arm(arm.upload.codec, arm.upload.point): arm for arm in run.arms if arm.upload.bpp > 0}
     bpp = {arm: each.upload.bpp for arm, each in measured.items()}
     restorers = {arm: each.restorer for arm, each in measured.items() if each.restorer}
     try:
-        shown = gallery_of(run.folder, bpp, restorers, max(2, _MAX_ARMS // num_runs), MAX_PICTURE_BYTES // num_runs)
+        shown = gallery_of(run.folder, bpp, restorers, max(2, _MAX_ARMS // num_runs), max_bytes)
     except StagesMissing as missing:
         return join([*heading, element("p", f"No frames to show: {missing}.", class_="note")])
     if not shown.strips:

@@ -5,7 +5,7 @@ Not here: how the intervals come about (`roadbits.downstream.bootstrap`), codecs
 """
 
 import html
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,7 +19,7 @@ from roadbits.fleet.report.measured import MeasuredArm, MeasuredRun
 from roadbits.fleet.report.palette import COLOURS
 from roadbits.fleet.report.pipelines import pipeline_tables
 from roadbits.fleet.report.segmentation import arm_cells, arm_columns
-from roadbits.fleet.report.strips import picture
+from roadbits.fleet.report.strips import MAX_RESTORED_BYTES, picture, spaced_arms
 from roadbits.fleet.report.wording import NONE, number, percent, points
 from roadbits.fleet.results import RestorationRow
 from roadbits.fleet.vehicle import Arm
@@ -36,7 +36,7 @@ MEANINGS = {
     "references": "no restorer: trained on the labelled reference frames too",
 }
 _REMEDIES = ("augmentation", "references")
-_SHOWN, _CUT = 2, (192, 256)
+_SHOWN, _MAX_ARMS, _CUT = 2, 8, (192, 256)
 _LEAST_TOLD = 0.5
 """Percentage points that are written into a picture's cell."""
 
@@ -68,7 +68,7 @@ def restoration_section(runs: Sequence[MeasuredRun]) -> Html | None:
         element("p", note, class_="note"),
         *_confusions(runs),
         *pipeline_tables(runs),
-        *(_pictures(run) for run in runs),
+        *(_pictures(run, MAX_RESTORED_BYTES // len(runs)) for run in runs),
     )
 
 
@@ -221,14 +221,32 @@ def _confusion(restored: RestorationRow, plain: RestorationRow) -> Any:
     return figure
 
 
-def _pictures(run: MeasuredRun) -> Html:
+def _pictures(run: MeasuredRun, max_bytes: int) -> Html:
     """Return parts of a few uploads: as decoded, as every restorer made them, and their originals."""
+    bpp = {Arm(arm.upload.codec, arm.upload.point): arm.upload.bpp for arm in run.arms}
     try:
         folders = StageFolders(run.folder)
-        rows = [_strip(folders, arm, k) for arm in folders.restored_arms() for k in range(_SHOWN)]
+        restored = {arm: bpp[arm] for arm in folders.restored_arms() if bpp[arm] > 0}
+        shown = _affordable(folders, restored, max_bytes)
     except (StagesMissing, OSError, ValueError, LookupError, TypeError) as error:
         return element("p", f"No restored frames to show: {error}.", class_="note")
-    return element("div", join([row for row in rows if row]), class_="restored")
+    left_out = len(restored) - len(shown)
+    told = f"{left_out} of {len(restored)} restored arms are left out of these pictures to keep the page small."
+    note = element("p", told, class_="note") if left_out else Html("")
+    strips = [each for some in shown.values() for each in some if each]
+    return join([element("div", join(strips), class_="restored"), note])
+
+
+def _affordable(folders: StageFolders, bpp: Mapping[Arm, float], max_bytes: int) -> dict[Arm, list[Html]]:
+    """Return the strips that fit: of fewer frames, then of fewer arms; one of one arm in any case."""
+    strips = {arm: [_strip(folders, arm, k) for k in range(_SHOWN)] for arm in spaced_arms(bpp, _MAX_ARMS)}
+    shown = strips
+    for num_arms in range(len(strips), 0, -1):
+        if sum(len(each) for some in shown.values() for each in some) <= max_bytes:
+            break
+        chosen = spaced_arms({arm: bpp[arm] for arm in strips}, num_arms)
+        shown = {arm: strips[arm][:1] for arm in chosen}
+    return shown
 
 
 def _strip(folders: StageFolders, arm: Arm, position: int) -> Html:

@@ -24,6 +24,10 @@ from roadbits.fleet.finished_stages import StageFolders, StagesMissing
 from roadbits.fleet.plan import shown_positions
 from roadbits.fleet.vehicle import Arm
 
+MAX_PICTURE_BYTES = 9_000_000
+"""Of all pictures on a page, as base64: with plotly.js, 4.8 MB, the page stays under 15 MB."""
+MAX_RESTORED_BYTES = MAX_PICTURE_BYTES // 3
+"""Of those, what restored frames may take, where there are some."""
 _WEBP_EFFORT = 2
 """Of 0..6: higher ones take several times longer and save a few percent."""
 

@@ -1,6 +1,6 @@
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from roadbits.fleet.report import page
+from roadbits.fleet.report import gallery, page, restoration
 from roadbits.fleet.report.measured import measured_arms
 from roadbits.fleet.report.page import write_report
-from roadbits.fleet.report.strips import gallery_of
+from roadbits.fleet.report.strips import MAX_PICTURE_BYTES, MAX_RESTORED_BYTES, Gallery, gallery_of
 from roadbits.fleet.results import DownstreamRow, RestorationRow, Results
 from roadbits.fleet.vehicle import Arm
 
@@ -60,9 +60,9 @@ def restored(results: Results) -> Results:
     return replace(results, downstream=[*results.downstream, *rows], restoration=treated)
 
 
-def text_of(results: Results, save_run: Save, monkeypatch: pytest.MonkeyPatch) -> str:
+def text_of(results: Results, save_run: Save, monkeypatch: pytest.MonkeyPatch, restorers: Sequence[str] = ()) -> str:
     monkeypatch.setattr(page, "_plotly", lambda: "/* plotly.js */")
-    run = save_run(results, stages=True)
+    run = save_run(results, stages=True, restorers=restorers)
     write_report([run], run / "report.html")
     return (run / "report.html").read_text()
 
@@ -127,15 +127,13 @@ def test_the_headline_names_the_best_restorer_and_a_remedy_that_beats_it(
 
 
 def test_the_strips_show_what_the_best_restorer_came_to_and_name_it(
-    restored: Results, save_run: Save, monkeypatch: pytest.MonkeyPatch
+    restored: Results, save_run: Save, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(page, "_plotly", lambda: "/* plotly.js */")
-    run = save_run(restored, stages=True, restorers=("mse", "gan"))
-    write_report([run], run / "report.html")
-    found = re.search(r'id="strips-0-data">(.*?)</script>', (run / "report.html").read_text())
+    text = text_of(restored, save_run, monkeypatch, restorers=("mse", "gan"))
+    found = re.search(r'id="strips-0-data">(.*?)</script>', text)
     assert found
     shown = json.loads(found[1])
-    best = gallery_of(run, {ARM: 0.25}, {ARM: "gan"}, 8, 10**9).strips
+    best = gallery_of(tmp_path / "run", {ARM: 0.25}, {ARM: "gan"}, 8, 10**9).strips
     assert shown["setups"] == ["OO", "CO", "RO", "CC", "OC", "RC"]
     for strip, wanted in zip(shown["strips"], best, strict=True):
         restored_arm, *_, plain = strip["arms"]
@@ -143,6 +141,51 @@ def test_the_strips_show_what_the_best_restorer_came_to_and_name_it(
         assert restored_arm["captions"]["RO"] == "prediction of RO by gan"
         assert restored_arm["captions"]["OO"] == "prediction of OO"
         assert plain["captions"]["RC"] == "no prediction of RC"
+
+
+@pytest.mark.parametrize(
+    ("max_bytes", "frames", "arms", "note"),
+    [
+        (10**7, 2, 2, ""),
+        (250_000, 1, 2, ""),
+        (150_000, 1, 1, "1 of 2 restored arms are left out of these pictures"),
+        (1, 1, 1, "1 of 2 restored arms are left out of these pictures"),
+    ],
+)
+def test_pictures_of_restored_frames_have_a_bound(
+    max_bytes: int,
+    frames: int,
+    arms: int,
+    note: str,
+    restored: Results,
+    save_run: Save,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(restoration, "MAX_RESTORED_BYTES", max_bytes)
+    text = text_of(restored, save_run, monkeypatch, restorers=("mse", "gan"))
+    section = re.search(r'<section id="restoration">.*?</section>', text, re.DOTALL)
+    assert section
+    captions = [*("decoded", "mse", "gan", "original")] * frames * arms
+    found = re.findall(r"<figcaption>(?:jpeg:quality=\d+, )?(\w+)</figcaption>", section[0])
+    assert found == captions
+    assert len(re.findall(r"data:image/webp", section[0])) == len(captions)
+    assert ("to keep the page small" in section[0]) == bool(note)
+    assert note in section[0]
+
+
+@pytest.mark.parametrize("is_restored", [False, True])
+def test_what_restored_frames_may_take_is_left_to_them(
+    is_restored: bool, restored: Results, results: Results, save_run: Save, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    budgets = []
+
+    def watched(*arguments: Any) -> Gallery:
+        budgets.append(arguments[-1])
+        return gallery_of(*arguments)
+
+    monkeypatch.setattr(gallery, "gallery_of", watched)
+    text_of(restored if is_restored else results, save_run, monkeypatch)
+    assert budgets == [MAX_PICTURE_BYTES - (MAX_RESTORED_BYTES if is_restored else 0)]
 
 
 def test_a_run_without_stages_has_the_section_without_pictures(restored: Results, save_run: Save) -> None:
