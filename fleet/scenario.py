@@ -377,8 +377,8 @@ class Scenario(Part):
                 )
         if ("dcngan" in words.restorers) != (words.dcngan is not None):
             raise ValueError("restoration.dcngan names the file of restorer dcngan: give both or none")
-        self._check_references(words)
         _check_trained_on(words, {known[arm] for arm in chosen} - clips)
+        self._check_references(words)
 
     @property
     def _codec_by_arm(self) -> dict[str, str]:
