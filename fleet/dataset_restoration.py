@@ -25,7 +25,7 @@ from roadbits.fleet.learning import LabelledSet, network_of
 from roadbits.fleet.plan import Plan
 from roadbits.fleet.progress import Display
 from roadbits.fleet.restoration_words import LearnedKind, Restoration, RestorerKind
-from roadbits.fleet.restorer_training import WEIGHTS, Phase, RestorerTrainings
+from roadbits.fleet.restorer_training import WEIGHTS, Phase, RestorerTrainings, Steps, steps_of
 from roadbits.fleet.restoring import (
     RestoredFrame,
     Restoring,
@@ -301,6 +301,11 @@ class DatasetRestoration:
     def restored(self, arm: Arm, kind: RestorerKind) -> Arrays:
         """Return what an arm delivered, restored, in its order."""
         return Arrays(self._stages.folder(self._plan.restore_key(arm, kind)), "images")
+
+    def steps_of(self, treatment: str) -> Steps | None:
+        """Return how long a restorer learned by its own loss; None for a treatment that no network was trained for."""
+        kind = next((each for each in self._words.trained_kinds if each == treatment), None)
+        return None if kind is None else steps_of(self._stages.folder(self._plan.final_key(kind)), kind)
 
     def quality(self, arm: Arm, kind: RestorerKind | None) -> Quality:
         """Return how far an arm's frames are from their originals once restored; as decoded without a restorer."""

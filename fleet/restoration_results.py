@@ -55,6 +55,7 @@ def restoration_rows(
         quality = None if is_remedy else restoration.quality(arm, None if treatment == NONE else treatment)  # type: ignore[arg-type]
         miou, gain = resamples.miou(treatment), resamples.gain(treatment, NONE)
         share = resamples.share(treatment, NONE, _OO)
+        steps = restoration.steps_of(treatment)
         learned = treatment not in (NONE, "augmentation", "dcngan")
         yield RestorationRow(
             arm.codec,
@@ -74,6 +75,8 @@ def restoration_rows(
             gap_high=share.high if share else None,
             reference_frames=len(restoration.chosen()) if learned else 0,
             taken_for=_taken_for(names, sum(each.sum(0) for each in counts[treatment])),
+            steps=steps.taken if steps else None,
+            best_step=steps.best if steps else None,
         )
 
 

@@ -40,8 +40,9 @@ class Restoration(Part):
             the codec untold and say so.
         channels: of the networks' finest scale.
         blocks: of each of three scales, finest first.
-        first_steps: by pixels alone, one network for all restorers.
-        steps: of each restorer after those, by its own loss.
+        first_steps: by pixels alone at most, one network for all restorers.
+        steps: of each restorer after those at most, by its own loss: a restorer ends earlier once held-out reference
+            frames no longer come nearer to their originals.
         batch_size: crops a step.
         crop: side of a crop, in pixels.
         learning_rate: of the restorers.

@@ -11,6 +11,7 @@ import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 from roadbits.fleet.backend import Backend, Shared
 from roadbits.fleet.progress import Display
@@ -58,6 +59,30 @@ class Phase:
         return [*range(_PART_STEPS, self.steps, _PART_STEPS), self.steps]
 
 
+class Steps(NamedTuple):
+    """How long a phase took.
+
+    Attributes:
+        taken: in all, until it ended.
+        best: after which the weights were that it keeps.
+    """
+
+    taken: int
+    best: int
+
+
+def steps_of(folder: Path, objective: Objective) -> Steps:
+    """Return the steps of the phase whose outcome a stage's folder keeps."""
+    curve: list[list[float]] = json.loads((folder / CURVE).read_text())
+    return Steps(int(curve[-1][0]), int(curve[_best(curve, objective)][0]))
+
+
+def _best(curve: Sequence[Sequence[float]], objective: Objective) -> int:
+    """Return the position of the best part: the highest PSNR where pixels are all, else the least feature distance."""
+    goodness = [row[2] if objective in ("pixels", "mse") else -row[3] for row in curve]
+    return goodness.index(max(goodness))
+
+
 @dataclass(eq=False)
 class _Course:
     """A phase under way: its last step, and its curve so far."""
@@ -68,9 +93,8 @@ class _Course:
 
     @property
     def best(self) -> int:
-        """The position of the best part: the highest PSNR where pixels are all, else the least feature distance."""
-        goodness = [row[2] if self.phase.objective in ("pixels", "mse") else -row[3] for row in self.curve]
-        return goodness.index(max(goodness))
+        """The position of the best part."""
+        return _best(self.curve, self.phase.objective)
 
     @property
     def is_done(self) -> bool:

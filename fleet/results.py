@@ -180,6 +180,9 @@ class RestorationRow:
         reference_frames: given to learn from, those included that are held out to stop by; 0 for what needs none.
         taken_for: of the pixels of each class, the share that was taken for each class, over all seeds; without classes
             that no label holds.
+        steps: that the restorer's own phase took; null for what was not trained in this run. Fewer than the scenario's
+            where held-out references no longer got better.
+        best_step: after how many of those the weights were that restored, likewise.
     """
 
     codec: str
@@ -201,6 +204,8 @@ class RestorationRow:
     gap_high: float | None
     reference_frames: int
     taken_for: dict[str, dict[str, float]]
+    steps: int | None = None
+    best_step: int | None = None
 
 
 @dataclass(frozen=True)

@@ -2,8 +2,8 @@
 
 A first phase learns pixels. What follows is an objective's own: `mse` goes on with pixels, `perceptual` adds what a
 pretrained network sees, `gan` that and critics which must not tell restored images from originals, `task` what a
-segmenter computes. Every objective is given equally many steps. Convolution kernels are moved by Muon, the rest by
-Adam; the weights that restore are a running mean.
+segmenter computes. Every objective is given equally many steps at most. Convolution kernels are moved by Muon, the rest
+by Adam; the weights that restore are a running mean.
 
 Every random number of a step depends on the seed and the step alone; a checkpoint is bytes that hold weights, moments,
 critics and the step, so that another process on another machine can go on.

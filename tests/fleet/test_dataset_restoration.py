@@ -76,6 +76,8 @@ def test_every_treatment_is_compared_with_none(whole: tuple[Path, Results]) -> N
         assert row.miou_by_seed == {"0": row.miou}
         assert (row.psnr_db is None) == (row.treatment in ("augmentation", "references"))
         assert row.reference_frames == (0 if row.treatment in ("none", "augmentation") else 3)
+        trained = row.treatment in ("mse", "gan", "task")
+        assert (row.steps, row.best_step) == ((3, 3) if trained else (None, None))
     ro = {row.restorer: row.miou for row in results.downstream if row.setup == "RO"}
     assert ro == {kind: row_of(results, kind).miou for kind in ("mse", "gan", "task", "unsharp")}
 

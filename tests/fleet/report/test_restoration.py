@@ -56,7 +56,8 @@ def restored(results: Results) -> Results:
         for kind, miou in (("mse", 0.44), ("gan", 0.50))
         for seed in (0, 1)
     ]
-    treated = [row("none", 0.41, reference_frames=0), row("mse", 0.44, psnr_db=28.5), row("gan", 0.50)]
+    treated = [row("none", 0.41, reference_frames=0), row("mse", 0.44, psnr_db=28.5)]
+    treated.append(row("gan", 0.50, steps=2200, best_step=1800))
     return replace(results, downstream=[*results.downstream, *rows], restoration=treated)
 
 
@@ -91,6 +92,7 @@ def test_every_treatment_has_its_row_and_its_marker(
     assert "+9.0 (+7.0 … +10.0)" in section[0]
     assert "30.0 (10.0 … 90.0)" in section[0]
     assert '<td class="best">28.50</td>' in section[0]
+    assert section[0].count("best after 1800 of 2200 steps") == section[0].count("best after") == 1
     found = re.search(r'id="restoration-0-figure">(.*?)</script>', section[0])
     assert found
     (trace,) = json.loads(found[1])["data"]
