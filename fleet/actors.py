@@ -6,12 +6,13 @@ is retried, which is safe because jobs are pure. An existing cluster is joined b
 Not here: the jobs themselves, Ray's token (`ray_environment`), and everything that works without Ray (`backend`).
 """
 
+import itertools
 import logging
 import os
 import socket
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Generic, TypeVar
 
 import ray
@@ -124,18 +125,19 @@ class RayBackend:
         return result
 
     def train(
-        self, function: Callable[[Item, Report], Result], items: Sequence[Item], threads: int, progress: Progress
+        self, function: Callable[[Item, Report], Result], items: Iterable[Item], threads: int, progress: Progress
     ) -> Iterator[tuple[int, Result]]:
         """Yield each result as it ends; as many run at once as workers and processors allow."""
         self._dismiss()
         task = _remote(ray).remote(_train).options(**self._share_of_a_node(threads), max_retries=3)
         board = _remote(ray).remote(_Board).options(num_cpus=0, max_restarts=-1, max_task_retries=-1).remote()
-        waiting = deque(enumerate(items))
+        waiting = enumerate(items)
         running: dict[Any, int] = {}
-        while waiting or running:
-            while waiting and len(running) < self.workers:
-                position, item = waiting.popleft()
+        while True:
+            for position, item in itertools.islice(waiting, self.workers - len(running)):
                 running[task.remote(function, item, position, board)] = position
+            if not running:
+                break
             ended, _ = ray.wait([*running], timeout=_REPORT_EVERY_S)
             for position, (step, loss) in _get(board.read.remote()).items():
                 progress(position, step, loss)

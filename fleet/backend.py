@@ -6,7 +6,7 @@ ones, tells of their progress and yields each as it ends. Any job may be compute
 Not here: Ray (`actors`).
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from typing import Generic, Protocol, TypeVar
 
 Item = TypeVar("Item")
@@ -41,9 +41,12 @@ class Backend(Protocol):
         ...
 
     def train(
-        self, function: Callable[[Item, Report], Result], items: Sequence[Item], threads: int, progress: Progress
+        self, function: Callable[[Item, Report], Result], items: Iterable[Item], threads: int, progress: Progress
     ) -> Iterator[tuple[int, Result]]:
-        """Yield (position, result) of each item as it ends; each is given that many processor threads."""
+        """Yield (position, result) of each item as it ends; each is given that many processor threads.
+
+        An item is asked for when its training can begin, and let go with its end.
+        """
         ...
 
     def share(self, value: Value) -> Shared[Value]:
@@ -73,7 +76,7 @@ class LocalBackend:
         return map(function, items)
 
     def train(
-        self, function: Callable[[Item, Report], Result], items: Sequence[Item], threads: int, progress: Progress
+        self, function: Callable[[Item, Report], Result], items: Iterable[Item], threads: int, progress: Progress
     ) -> Iterator[tuple[int, Result]]:
         """Yield each result in turn; the training itself sets its threads."""
         for position, item in enumerate(items):

@@ -7,7 +7,7 @@ the results (`run_results`).
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import cache
 
@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from roadbits.fleet.archive import ArraysWriter
-from roadbits.fleet.backend import Backend, Shared
+from roadbits.fleet.backend import Backend
 from roadbits.fleet.cameras.frame import DataError
 from roadbits.fleet.dataset_restoration import DatasetRestoration
 from roadbits.fleet.frame_sets import FrameSets
@@ -24,6 +24,7 @@ from roadbits.fleet.learning import measure as measure_segmenter
 from roadbits.fleet.learning import train as train_segmenter
 from roadbits.fleet.plan import MeasuringJob, Plan, TrainingJob, shown_positions
 from roadbits.fleet.progress import Display
+from roadbits.fleet.scenario import Downstream
 from roadbits.fleet.sources import classes_of
 from roadbits.fleet.stages import Stages
 from roadbits.fleet.vehicle import Arm
@@ -68,10 +69,7 @@ class Server:
         if not todo:
             return
         groups = self._alike(todo)
-        num_classes = len(classes_of(self._plan.scenario.cameras))
-        trainings = [
-            Training(frames, words, num_classes, job.seed, job.remedy == "augmentation") for frames, (job, *_) in groups
-        ]
+        trainings = self._trainings(words, groups)
         steps = [0] * len(groups)
         with self._display.bar("train", len(groups) * words.steps) as bar:
 
@@ -89,23 +87,35 @@ class Server:
                 names = " and ".join(job.frames_name for job in same)
                 self._display.say(f"trained on {names}, seed {same[0].seed}: loss {trained.losses[-1]:.3f}")
 
-    def _alike(self, jobs: Sequence[TrainingJob]) -> list[tuple[Shared[LabelledSet], list[TrainingJob]]]:
-        """Return the sets to train on, each with the jobs that come to one and the same segmenter.
+    def _alike(self, jobs: Sequence[TrainingJob]) -> list[tuple[LabelledSet, list[TrainingJob]]]:
+        """Return the sets to train on, each with the jobs that come to one and the same segmenter, set by set.
 
         Codecs may differ in bytes alone, as with an adapter of the density: their uploads hold the same images.
         """
-        sets: dict[str, Shared[LabelledSet]] = {}
+        sets: dict[str, LabelledSet] = {}
         digests: dict[TrainingJob, str] = {}
-        groups: dict[tuple[str, bool, int], list[TrainingJob]] = {}
+        groups: dict[str, dict[tuple[bool, int], list[TrainingJob]]] = {}
         for job in jobs:
             seedless = replace(job, seed=0)
             if seedless not in digests:
                 frames = self._training_set(job)
                 digests[seedless] = digest = frames.digest()
-                if digest not in sets:
-                    sets[digest] = self._backend.share(frames)
-            groups.setdefault((digests[seedless], job.remedy == "augmentation", job.seed), []).append(job)
-        return [(sets[digest], same) for (digest, _, _), same in groups.items()]
+                sets.setdefault(digest, frames)
+            groups.setdefault(digests[seedless], {}).setdefault((job.remedy == "augmentation", job.seed), []).append(
+                job
+            )
+        return [(sets[digest], same) for digest, of_set in groups.items() for same in of_set.values()]
+
+    def _trainings(
+        self, words: Downstream, groups: Sequence[tuple[LabelledSet, list[TrainingJob]]]
+    ) -> Iterator[Training]:
+        """Yield the training of each group; a set is shared when its first one begins: all at once fill a machine."""
+        num_classes = len(classes_of(self._plan.scenario.cameras))
+        shared_of: LabelledSet | None = None
+        for frames, (job, *_) in groups:
+            if frames is not shared_of:
+                shared_of, shared = frames, self._backend.share(frames)
+            yield Training(shared, words, num_classes, job.seed, job.remedy == "augmentation")
 
     def can_train(self, job: TrainingJob) -> bool:
         """Return whether there is a frame to train on that has a class anywhere."""

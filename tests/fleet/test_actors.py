@@ -114,7 +114,13 @@ def train_and_die_once(item, report):
     return die_once((marker, number))
 
 seen = set()
-items = [(sys.argv[2], number) for number in range(2, 5)]
+asked = []
+
+def items():
+    for number in range(2, 5):
+        asked.append(number)
+        yield sys.argv[2], number
+
 board_marker = Path(sys.argv[2] + "-board")
 
 class MortalBoard(actors._Board):
@@ -125,7 +131,10 @@ class MortalBoard(actors._Board):
         super().note(position, step, loss)
 
 actors._Board = MortalBoard
-print("trained", sorted(backend.train(train_and_die_once, items, 1, lambda *note: seen.add(note))))
+trainings = backend.train(train_and_die_once, items(), 1, lambda *note: seen.add(note))
+first = next(trainings)
+print("asked for", len(asked))
+print("trained", sorted([first, *trainings]))
 
 import subprocess
 import ray
@@ -193,6 +202,7 @@ def test_a_killed_worker_changes_no_result_and_strangers_are_refused(tmp_path: P
     assert (tmp_path / "map").exists() and (tmp_path / "train").exists(), "no worker died"
     assert (tmp_path / "train-board").exists(), "the board did not die"
     assert f"results {[number * number for number in range(12)]}" in output
+    assert "asked for 2" in output  # one for each worker
     assert "trained [(0, 4), (1, 9), (2, 16)]" in output
     assert re.search(r"stranger [1-9]\d* True", output), output
     assert "usage 0" in output

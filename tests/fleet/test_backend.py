@@ -47,3 +47,16 @@ def test_a_shared_value_is_the_value() -> None:
     value = [1, 2]
     assert LocalBackend().share(value).get() is value
     LocalBackend().close()
+
+
+def test_a_training_is_asked_for_when_it_can_begin() -> None:
+    asked = []
+
+    def items() -> Iterator[int]:
+        for number in (1, 2):
+            asked.append(number)
+            yield number
+
+    trained = LocalBackend().train(lambda item, report: item, items(), 1, lambda *told: None)
+    assert (next(trained), asked) == ((0, 1), [1])
+    assert (list(trained), asked) == ([(1, 2)], [1, 2])

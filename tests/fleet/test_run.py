@@ -66,7 +66,7 @@ def test_codecs_that_differ_in_bytes_alone_train_one_segmenter(tmp_path: Path) -
 
     class Counting(LocalBackend):
         def train(self, function, jobs, threads, report):  # type: ignore[no-untyped-def, override]
-            trained.append(len(jobs))
+            trained.append(len(jobs := list(jobs)))
             return super().train(function, jobs, threads, report)
 
     codecs = ", ".join(f"{{name: '{name}', points: [lambda=0.0067]}}" for name in ("hyperprior", f"hyperprior:{plain}"))
@@ -78,6 +78,37 @@ def test_codecs_that_differ_in_bytes_alone_train_one_segmenter(tmp_path: Path) -
     (with_context, without), (upload, other) = results.downstream, results.uploads
     assert upload.bytes < other.bytes
     assert (upload.psnr_db, with_context.miou) == (other.psnr_db, without.miou)
+
+
+def test_a_training_set_is_shared_when_its_first_training_begins(tmp_path: Path) -> None:
+    events: list[str] = []
+
+    class Watched(LocalBackend):
+        def share(self, value: Any) -> Any:
+            events.append("share")
+            return super().share(value)
+
+        def train(self, function: Any, *rest: Any) -> Iterator[tuple[int, Any]]:
+            def train(*job: Any) -> Any:
+                events.append("train")
+                return function(*job)
+
+            events.clear()
+            yield from super().train(train, *rest)
+            events.append("end")
+
+    words = smoke(*SMALLER, "downstream.seeds=[0, 1]", "downstream.setups=[OO, CO]")
+    Run(words, tmp_path / "run", Watched, quiet=True).execute()
+    assert events[: events.index("end")] == ["share", "train", "train"] * 2
+
+
+def test_arms_that_deliver_fewer_frames_than_oo_has_are_told_of(tmp_path: Path) -> None:
+    codecs = "codecs=[{name: jpeg, points: [quality=20]}, {name: jpeg, points: [quality=20], every: 2}]"
+    settings = (*SMALLER, codecs, "fleet.faults={}", "fleet.uplink={kind: constant, rate_mbps: 9}")
+    results = execute(tmp_path / "run", *settings, "downstream.setups=[OO, CO]")
+    assert [row.delivered for row in results.uploads] == [8, 4]
+    (note,) = [note for note in results.notes if "OO is trained" in note]
+    assert "on all 8 frames, 1 of 2 arms on fewer, jpeg:quality=20,every=2 on 4" in note
 
 
 def test_rate_is_the_bytes_in_the_store(whole: tuple[Path, Results]) -> None:
