@@ -48,8 +48,8 @@ class RunResults:
         uploads = [self._upload_row(arm) for arm in self._plan.arms]
         downstream = [row for upload in uploads for row in self._downstream_rows(upload)]
         restoration = [row for upload in uploads for row in self._restoration_rows(upload)]
-        for codec in self._server.restoration.untold_codecs() if self._server.restoration else ():
-            self._note(f"no restorer learned {codec}: its frames were restored with their codec not told")
+        for note in (*self._of_missing_frames(), *self._of_restoration()):
+            self._note(note)
         for note in (*(self._adaptation.notes if self._adaptation else ()), *adapted.told):
             self._note(note)
         if downstream and downstream[0].absent:
@@ -127,6 +127,42 @@ class RunResults:
         if self._server.can_train(TrainingJob(arm, 0)):
             names = classes_of(self._plan.scenario.cameras).names
             yield from restoration_rows(self._plan, restoration, arm, upload.bpp, names, self._server.counts)
+
+    def _of_missing_frames(self) -> Iterator[str]:
+        """Yield a note where OO trains on frames that uploads lack."""
+        trained_on = {job.arm for job in self._plan.training_jobs() if self._server.can_train(job)}
+        if None not in trained_on:
+            return
+        captured = len(self._frames.originals("train"))
+        delivered = {arm: len(self._frames.positions(arm)) for arm in self._plan.arms if arm in trained_on}
+        fewer = [arm for arm, count in delivered.items() if count < captured]
+        if fewer:
+            least = min(fewer, key=lambda arm: delivered[arm])
+            yield (
+                f"OO is trained on all {captured} frames, {len(fewer)} of {len(delivered)} arms on fewer, {least.key} "
+                f"on {delivered[least]}: what these lose against OO is frames that are missing, too"
+            )
+
+    def _of_restoration(self) -> Iterator[str]:
+        """Yield what is to be known of the restorers beside their rows."""
+        restoration = self._server.restoration
+        if restoration is None:
+            return
+        for codec in restoration.untold_codecs():
+            yield f"no restorer learned {codec}: its frames were restored with their codec not told"
+        if "task" in restoration.kinds and len(self._plan.restored_stills) > 1:
+            yield (
+                f"task is taught by a segmenter trained on the uploads of {self._plan.teacher_job().frames_name}: "
+                "beside those of other arms it takes these bytes, too"
+            )
+        for arm in self._plan.arms if not self._plan.seeds else ():
+            restorers = self._plan.restorers_of(arm)
+            told = [(kind, restoration.quality(arm, kind)) for kind in ((None, *restorers) if restorers else ())]
+            if told and self._frames.positions(arm):
+                yield f"{arm.key}, PSNR, MS-SSIM and feature distance: " + "; ".join(
+                    f"{kind or 'as decoded'} {of.psnr_db:.2f} dB, {of.ms_ssim:.4f}, {of.feature_distance:.3f}"
+                    for kind, of in told
+                )
 
     def _note(self, text: str) -> None:
         if text not in self._notes:

@@ -31,7 +31,9 @@ def headline(run: MeasuredRun) -> Html:
 def _of_ranges(run: MeasuredRun) -> list[Html]:
     """Say what the ranges of the sentences before are."""
     told = ["± is half the range over seeds"] * (len(run.seeds) > 1)
-    told += ["ranges in brackets are intervals of 90 %"] * bool(run.results.restoration)
+    if run.results.restoration:
+        of_frames = ", of test frames alone: with one seed nothing is known of another training"
+        told.append("ranges in brackets are intervals of 90 %" + of_frames * (len(run.seeds) == 1))
     return [Html(f"({', '.join(told)}.)")] if told else []
 
 

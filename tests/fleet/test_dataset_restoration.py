@@ -185,6 +185,25 @@ def test_a_codec_that_was_never_learned_is_restored_untold_if_the_scenario_allow
     assert {row.treatment for row in results.restoration} == {"none", "mse", "unsharp"}
 
 
+def test_the_uploads_that_taught_task_are_told_of_where_there_are_others(
+    whole: tuple[Path, Results], tmp_path: Path
+) -> None:
+    settings = ("restoration.restorers=[task]", "restoration.remedies=[]", "downstream.setups=[OO, CO, RO]")
+    codecs = "codecs=[{name: jpeg, points: [quality=10, quality=50]}]"
+    results = execute(tmp_path / "run", *RESTORED, codecs, *settings)
+    assert any("trained on the uploads of jpeg:quality=10" in note for note in results.notes)
+    assert not any("taught" in note for note in whole[1].notes)
+
+
+def test_without_segmenters_the_quality_of_restored_frames_is_told(tmp_path: Path) -> None:
+    settings = ("restoration.restorers=[mse]", "restoration.remedies=[]", "downstream=null")
+    results = execute(tmp_path / "run", *(each for each in RESTORED if "downstream" not in each), *settings)
+    (note,) = [note for note in results.notes if "feature distance" in note]
+    (upload,) = results.uploads
+    assert f"as decoded {upload.psnr_db:.2f} dB, {upload.ms_ssim:.4f}" in note
+    assert "mse " in note
+
+
 def test_more_references_than_there_are_are_refused_before_anything_is_collected(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"restoration\.reference_frames is 9, 3 are there"):
         execute(tmp_path / "run", *RESTORED, "restoration.reference_frames=9")

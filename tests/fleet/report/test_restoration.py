@@ -190,6 +190,17 @@ def test_what_restored_frames_may_take_is_left_to_them(
     assert budgets == [MAX_PICTURE_BYTES - (MAX_RESTORED_BYTES if is_restored else 0)]
 
 
+def test_the_headline_says_what_intervals_of_a_single_seed_leave_out(
+    restored: Results, save_run: Save, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = "intervals of 90 %, of test frames alone"
+    assert told not in text_of(restored, save_run, monkeypatch)
+    single = replace(restored, scenario="single", downstream=[row for row in restored.downstream if row.seed == 0])
+    run = save_run(single, name="single", stages=True)
+    write_report([run], run / "report.html")
+    assert told in (run / "report.html").read_text()
+
+
 def test_a_run_without_stages_has_the_section_without_pictures(restored: Results, save_run: Save) -> None:
     run = save_run(restored)
     write_report([run], run / "report.html")
