@@ -32,7 +32,6 @@ from roadbits.fleet.fittings import Version, file_of, maker_of, model_from
 from roadbits.fleet.scenario import Scenario
 from roadbits.fleet.sources import train_source
 from roadbits.fleet.uplink import US_PER_S
-from roadbits.fleet.vehicle import frames_from
 
 _MOVES: dict[Method, tuple[TransformName, ...]] = {
     "finetune": ("g_a", "g_s", "h_a", "h_s"),
@@ -129,7 +128,7 @@ def watch(drive: Drive) -> Watched:
     assert words is not None
     codec, point, macs = source_codec(words), words.watched_at, 0
     diary = _Diary(drive.vehicle, words)
-    for frame in frames_from(_source(drive.scenario, drive.vehicle), 0):
+    for frame in _source(drive.scenario, drive.vehicle):
         payload = codec.encode(frame.image, point)
         rate, quality = bpp(len(payload), *frame.image.shape[:2]), psnr(codec.decode(payload), frame.image)
         diary.enter(frame.index, round(frame.time_s * US_PER_S), frame.domain, rate, quality)
@@ -417,7 +416,7 @@ def _images(scenario: Scenario, lessons: Sequence[Lesson]) -> list[Image]:
     images = []
     for lesson in lessons:
         source, wanted = _source(scenario, lesson.vehicle), set(lesson.frames)
-        frames = frames_from(source, min(wanted))
+        frames = source.starting_at(min(wanted))
         images += [
             frame.image for frame in itertools.islice(frames, max(wanted) - min(wanted) + 1) if frame.index in wanted
         ]

@@ -5,6 +5,7 @@ The server trains OO on them, measures distortion against them, and tests on tho
 Not here: reading or rendering a frame (`cameras`), uploads (`vehicle`).
 """
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,6 @@ from roadbits.fleet.cameras.frame import Frame, FrameSource
 from roadbits.fleet.collection import drive_lengths
 from roadbits.fleet.scenario import Scenario
 from roadbits.fleet.sources import reference_sources, test_sources, train_source
-from roadbits.fleet.vehicle import frames_from
 
 _BATCH_FRAMES = 16
 
@@ -57,8 +57,8 @@ def capture(batch: Batch) -> list[Frame]:
     Raises:
         DataError: if a frame cannot be read.
     """
-    frames = frames_from(_source(batch.scenario, batch.split, batch.part), batch.first)
-    return [frame for frame, _ in zip(frames, range(_BATCH_FRAMES), strict=False)]
+    frames = _source(batch.scenario, batch.split, batch.part).starting_at(batch.first)
+    return list(itertools.islice(frames, _BATCH_FRAMES))
 
 
 def batches(scenario: Scenario, split: str) -> list[Batch]:

@@ -202,7 +202,13 @@ def _set_apart(cameras: words.DataSetCameras) -> LabelledFrames:
 
 def _video(cameras: words.VideoCameras, split: str, vehicle: int) -> FrameSource:
     path = Path(cameras.paths[vehicle % len(cameras.paths)])
-    return VideoFrames(path, split=split, interval_s=cameras.interval_s, max_frames=cameras.max_frames)
+    return _opened_video(path, split, cameras.interval_s, cameras.max_frames)
+
+
+@lru_cache(maxsize=64)
+def _opened_video(path: Path, split: str, interval_s: float, max_frames: int | None) -> VideoFrames:
+    """Return a file's frames; to list them it is read whole, once in each process."""
+    return VideoFrames(path, split=split, interval_s=interval_s, max_frames=max_frames)
 
 
 @lru_cache(maxsize=8)

@@ -15,14 +15,13 @@ segment (`actors`, `backend`).
 """
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Protocol, runtime_checkable
 
 from roadbits.codecs.catalogue import codec_named, still_or_clip_codec_named
 from roadbits.codecs.codec import OperatingPoint, clip_of, is_clip_codec
 from roadbits.fleet.adaptation_words import SHARINGS, Sharing
-from roadbits.fleet.cameras.frame import DataError, Frame, FrameSource
+from roadbits.fleet.cameras.frame import DataError, Frame
 from roadbits.fleet.devices import ladder_of
 from roadbits.fleet.fittings import Fitting, Version
 from roadbits.fleet.links import link_for
@@ -177,26 +176,10 @@ def drive(segment: Segment) -> tuple[list[Upload], tuple[ArmState, ...]]:
         _Lane(scenario, arm, position, segment, state, close_us)
         for position, (arm, state) in enumerate(zip(arms_of(scenario), segment.states, strict=True))
     ]
-    frames = frames_from(source, segment.first)
-    uploads = [
-        upload for frame in itertools.islice(frames, SEGMENT_FRAMES) for lane in lanes for upload in lane.capture(frame)
-    ]
+    frames = itertools.islice(source.starting_at(segment.first), SEGMENT_FRAMES)
+    uploads = [upload for frame in frames for lane in lanes for upload in lane.capture(frame)]
     uploads += [upload for lane in lanes for upload in lane.end()]
     return uploads, tuple(lane.state for lane in lanes)
-
-
-@runtime_checkable
-class _RandomAccess(Protocol):
-    """A source that can begin anywhere."""
-
-    def frame(self, index: int) -> Frame: ...
-
-
-def frames_from(source: FrameSource, first: int) -> Iterator[Frame]:
-    """Yield a source's frames from a position on, without reading those before it where the source can."""
-    if isinstance(source, _RandomAccess):
-        return map(source.frame, range(first, len(source)))
-    return itertools.islice(iter(source), first, None)
 
 
 def _us(seconds: float) -> int:

@@ -63,6 +63,10 @@ class FrameSource(Protocol):
         """Yield the frames in order of time."""
         ...
 
+    def starting_at(self, first: int) -> Iterator[Frame]:
+        """Yield the frames from position `first` on, reading as little before it as the source can."""
+        ...
+
 
 class DataError(Exception):
     """A data set that cannot be read as it was declared; the message names the file."""

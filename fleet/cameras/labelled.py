@@ -87,7 +87,11 @@ class LabelledFrames:
 
     def __iter__(self) -> Iterator[Frame]:
         """Yield the frames in order of time."""
-        return (self.frame(index) for index in range(len(self)))
+        return self.starting_at(0)
+
+    def starting_at(self, first: int) -> Iterator[Frame]:
+        """Yield the frames from position `first` on."""
+        return (self.frame(index) for index in range(first, len(self)))
 
     def frame(self, index: int) -> Frame:
         """Return frame `index`.

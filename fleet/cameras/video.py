@@ -14,6 +14,7 @@ Not here: labels; deinterlacing, tone mapping of HDR, pixels that are not square
 sound; the other ones of several video streams, of which FFmpeg's choice, commonly the largest, is read.
 """
 
+import itertools
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -97,15 +98,43 @@ class VideoFrames:
 
     def __iter__(self) -> Iterator[Frame]:
         """Yield the frames in order of time."""
-        with _opened(self.path) as (container, stream):
-            start = self._chosen[0]
-            decoded = _decoded(self.path, container, stream, start)
-            for index, tick in enumerate(self._chosen):
-                time_s = float((tick - start) * _tick_s(stream))
-                picture = next((picture for picture in decoded if picture.pts is None or picture.pts >= tick), None)
-                if picture is None or picture.pts != tick:
-                    raise DataError(f"{self.path}: the frame at {time_s:.3f} s is missing: damaged or truncated?")
-                yield Frame(_rgb(self.path, picture), None, self.path.stem, index, time_s, "day")
+        return self.starting_at(0)
+
+    def starting_at(self, first: int) -> Iterator[Frame]:
+        """Yield the frames from position `first` on, decoded from the last key frame before it."""
+        if 0 < first < len(self):
+            with _opened(self.path) as (container, stream):
+                if (pictures := self._sought(container, stream, first)) is not None:
+                    yield from self._frames(pictures, stream, first)
+                    return
+        if first < len(self):
+            with _opened(self.path) as (container, stream):
+                yield from self._frames(_decoded(self.path, container, stream, self._chosen[0]), stream, first)
+
+    def _sought(self, container: InputContainer, stream: VideoStream, first: int) -> Iterator[av.VideoFrame] | None:
+        """Return the pictures from one of those taken on; None where no key frame of the file's index leads to it."""
+        due = self._chosen[first]
+        try:
+            container.seek(due, stream=stream)
+            pictures = _decoded(self.path, container, stream, self._chosen[0])
+            found = next((picture for picture in pictures if picture.pts is None or picture.pts >= due), None)
+        except (DataError, FFmpegError):
+            return None
+        return itertools.chain([found], pictures) if found is not None and found.pts == due else None
+
+    def _frames(self, pictures: Iterator[av.VideoFrame], stream: VideoStream, first: int) -> Iterator[Frame]:
+        """Yield the frames from position `first` on of what is decoded.
+
+        Raises:
+            DataError: if one is not among it.
+        """
+        for index in range(first, len(self)):
+            tick = self._chosen[index]
+            time_s = float((tick - self._chosen[0]) * _tick_s(stream))
+            picture = next((picture for picture in pictures if picture.pts is None or picture.pts >= tick), None)
+            if picture is None or picture.pts != tick:
+                raise DataError(f"{self.path}: the frame at {time_s:.3f} s is missing: damaged or truncated?")
+            yield Frame(_rgb(self.path, picture), None, self.path.stem, index, time_s, "day")
 
 
 @contextmanager

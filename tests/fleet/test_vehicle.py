@@ -20,7 +20,7 @@ from roadbits.fleet.sources import train_source
 from roadbits.fleet.store import Store
 from roadbits.fleet.summary import Quality, summarise
 from roadbits.fleet.uplink import US_PER_S
-from roadbits.fleet.vehicle import Arm, ArmState, Segment, Upload, arms_of, drive, frames_from, ways_of
+from roadbits.fleet.vehicle import Arm, ArmState, Segment, Upload, arms_of, drive, ways_of
 
 FRAMES, VEHICLES = 40, 2
 HEIGHT, WIDTH = 24, 32
@@ -392,20 +392,3 @@ def test_vehicles_of_a_group_have_its_device_and_its_link(drives: Path) -> None:
 
 def test_arms_are_every_codec_at_every_point_in_order(drives: Path) -> None:
     assert [arm.key for arm in arms_of(scenario(drives))] == ["jpeg:quality=10", "jpeg:quality=60", "webp:quality=20"]
-
-
-def test_frames_are_read_from_a_position_on_with_and_without_random_access(drives: Path) -> None:
-    source = train_source(scenario(drives).cameras, 7, 1, VEHICLES)
-
-    class OnlyForward:
-        split, classes = source.split, source.classes
-
-        def __len__(self) -> int:
-            return len(source)
-
-        def __iter__(self) -> Any:
-            return iter(source)
-
-    for each in (source, OnlyForward()):
-        assert [frame.index for frame in frames_from(each, 37)] == [37, 38, 39]
-        assert list(frames_from(each, FRAMES)) == []

@@ -87,7 +87,11 @@ class StreetSource:
 
     def __iter__(self) -> Iterator[Frame]:
         """Yield the frames in order of time."""
-        return (self.frame(index) for index in range(self.num_frames))
+        return self.starting_at(0)
+
+    def starting_at(self, first: int) -> Iterator[Frame]:
+        """Yield the frames from position `first` on."""
+        return (self.frame(index) for index in range(first, self.num_frames))
 
     def domain(self, index: int) -> str:
         """Return the domain of frame `index`."""

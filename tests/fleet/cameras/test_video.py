@@ -1,18 +1,20 @@
 import gc
 import os
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
 import pytest
 from av.video.stream import VideoStream
 
+from roadbits.fleet.cameras import video
 from roadbits.fleet.cameras.classes import CAMVID11
 from roadbits.fleet.cameras.frame import DataError
-from roadbits.fleet.cameras.video import VideoFrames
+from roadbits.fleet.cameras.video import VideoFrames, _decoded
 
 CLIPS = Path(os.environ.get("ROADBITS_DATA") or Path(__file__).parents[4] / "shared" / "data") / "clips"
 needs_clips = pytest.mark.skipif(not CLIPS.is_dir(), reason=f"no clips at {CLIPS}: set ROADBITS_DATA")
@@ -87,6 +89,55 @@ def test_a_file_read_twice_gives_the_same_frames(suffix: str, codec: str, tmp_pa
     source = opened(record(tmp_path / f"drive.{suffix}", codec), 0.3)
     for first, second in zip(source, source, strict=True):
         np.testing.assert_array_equal(first.image, second.image)
+
+
+def coded(**options: str) -> Callable[[VideoStream], None]:
+    def prepare(stream: VideoStream) -> None:
+        stream.codec_context.options = {name.replace("_", "-"): text for name, text in options.items()}
+
+    return prepare
+
+
+@pytest.mark.parametrize(
+    ("suffix", "codec", "options"),
+    [
+        ("mp4", "libx264", {}),
+        ("avi", "mjpeg", {}),
+        ("avi", "mpeg4", {}),
+        ("mkv", "ffv1", {}),
+        ("ts", "libx264", {}),
+        ("mkv", "libx264", {"x264_params": "open-gop=1:bframes=3:keyint=10"}),
+        ("mp4", "libx264", {"x264_params": "intra-refresh=1:keyint=10"}),
+        ("mp4", "libx265", {"x265_params": "open-gop=1:bframes=3:keyint=10:log-level=none"}),
+    ],
+)
+def test_reading_begins_anywhere_with_the_frames_of_the_whole(
+    suffix: str, codec: str, options: dict[str, str], tmp_path: Path
+) -> None:
+    source = opened(record(tmp_path / f"drive.{suffix}", codec, prepare=coded(**options)), 0.12)
+    whole = list(source)
+    for first in range(len(whole) + 2):
+        frames = list(source.starting_at(first))
+        assert [(frame.index, frame.time_s) for frame in frames] == [(f.index, f.time_s) for f in whole[first:]]
+        for frame, expected in zip(frames, whole[first:], strict=True):
+            np.testing.assert_array_equal(frame.image, expected.image)
+
+
+def test_reading_from_a_position_on_decodes_from_the_key_frame_before_it(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    decoded = 0
+
+    def counted(*of: Any) -> Iterator[Any]:
+        nonlocal decoded
+        for picture in _decoded(*of):
+            decoded += 1
+            yield picture
+
+    monkeypatch.setattr(video, "_decoded", counted)
+    source = opened(record(tmp_path / "drive.mp4", "libx264"))
+    assert [frame.index for frame in source.starting_at(47)] == [47, 48, 49]
+    assert decoded < 20  # of 50, every tenth a key frame
 
 
 @pytest.mark.parametrize(
