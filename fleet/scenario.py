@@ -205,7 +205,24 @@ class Fleet(Part):
 
 
 class Downstream(Part):
-    """The segmenter that the server trains: see `roadbits.downstream`."""
+    """The segmenter that the server trains: see `roadbits.downstream`.
+
+    Attributes:
+        steps: of each training.
+        seeds: of weights and crops; every training is done once for each.
+        setups: that are measured; RO and RC need `restoration`.
+        architecture: a name of segmentation-models-pytorch, for example `FPN` or `DeepLabV3Plus`.
+        encoder: an encoder's name there.
+        pretrained: start the encoder from ImageNet weights, which are installed for the default encoder alone.
+        options: further keyword arguments of the architecture; the default's are FPN's, another may need `{}`.
+        batch_size: crops a step.
+        crop: height and width of a crop, in pixels; what a smaller frame leaves empty is ignored.
+        learning_rate: peak rate of the decoder.
+        encoder_rate: the encoder's rate, as a multiple of that.
+        weight_decay: of AdamW.
+        class_balance: exponent of the inverse class frequency that weighs the loss; 0 is plain cross-entropy.
+        threads: of torch, on which the result depends.
+    """
 
     steps: Count
     seeds: Annotated[tuple[Seed, ...], AfterValidator(distinct)] = Field((0,), strict=False, min_length=1)
