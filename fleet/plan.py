@@ -100,10 +100,27 @@ class Plan:
         """Return the key of the collection."""
         words = self.scenario.model_dump(mode="json", include={"cameras", "fleet", "codecs", "seed"})
         if self.scenario.adaptation:
-            measured_only = {"points", "measured_frames", "tuning_rate"}
-            words["adaptation"] = self._adaptation.model_dump(mode="json", exclude=measured_only)
-            words["adaptation"] |= {"methods": self._adaptation.methods[:1], "seeds": self._adaptation.seeds[:1]}
+            words["adaptation"] = self._adaptation_words()
         return stage_key("collect", format=_COLLECTION_FORMAT, weights=[_weights(arm) for arm in self.arms], **words)
+
+    def drive_key(self, arm: Arm) -> str:
+        """Return the key of an arm's part of the collection, to which other codecs and points do not matter."""
+        words = self.scenario.model_dump(mode="json", include={"cameras", "fleet", "seed"})
+        for group in (words["fleet"], *words["fleet"]["groups"]):
+            if group["device"]:
+                speeds = group["device"]["encode_mpx_per_s"]
+                group["device"]["encode_mpx_per_s"] = {name: speeds[name] for name in speeds if name == arm.source}
+        if any(words["fleet"]["faults"].values()):  # each arm has luck of its own, by its place among them
+            words["place"] = self.arms.index(arm)
+        if arm.sharing:
+            words["adaptation"] = self._adaptation_words()
+        return stage_key("drive", format=_COLLECTION_FORMAT, arm=arm.key, weights=_weights(arm), **words)
+
+    def _adaptation_words(self) -> dict[str, Any]:
+        """Return what of the adaptation the fleet's drives depend on."""
+        measured_only = {"points", "measured_frames", "tuning_rate"}
+        words = self._adaptation.model_dump(mode="json", exclude=measured_only)
+        return words | {"methods": self._adaptation.methods[:1], "seeds": self._adaptation.seeds[:1]}
 
     @property
     def _adaptation(self) -> Adaptation:
@@ -153,13 +170,13 @@ class Plan:
 
     def decode_key(self, arm: Arm) -> str:
         """Return the key of an arm's decoded uploads."""
-        return stage_key("decode", format=_FORMAT, arm=arm.key, collect=self.collect_key())
+        return stage_key("decode", format=_FORMAT, arm=arm.key, drive=self.drive_key(arm))
 
     def on_board_key(self, arm: Arm) -> str:
         """Return the key of the test frames that an arm compressed on board; a policy's points are its drives'."""
         words = {"arm": arm.key, "weights": _weights(arm), "originals": self.originals_key("test")}
         if self.fixed_point(arm) is None or arm.sharing:
-            words["collect"] = self.collect_key()
+            words["drive"] = self.drive_key(arm)
         return stage_key("on-board", format=_FORMAT, **words)
 
     def train_key(self, job: TrainingJob) -> str:

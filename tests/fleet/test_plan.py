@@ -121,6 +121,33 @@ def test_a_change_touches_what_depends_on_it_and_nothing_else(setting: str, expe
     assert changed(setting) == expected
 
 
+MORE = (
+    "codecs=[{name: jpeg, points: [quality=10, quality=60]}, {name: webp, points: [quality=20, quality=40]}, "
+    "{name: avif, points: [quality=20]}]",
+    "fleet.device.encode_mpx_per_s={jpeg: 30, webp: 6, avif: 1}",
+)
+
+
+def test_arms_that_are_added_leave_what_the_others_send_as_it_is() -> None:
+    before, after = keys(plan()), keys(plan(*MORE))
+    assert len(plan(*MORE).arms) == len(plan().arms) + 2
+    assert {name for name in before if before[name] != after[name]} == {"collect"}
+
+
+def test_an_arm_whose_luck_or_device_becomes_another_sends_anew() -> None:
+    first = "codecs=[{name: webp, points: [quality=20]}, {name: jpeg, points: [quality=10, quality=60]}]"
+    faster = "fleet.device.encode_mpx_per_s={jpeg: 30, webp: 9}"
+    faults = ("fleet.faults={}", "fleet.faults={loss_probability: 0.1}")
+    arms = plan().arms
+    for settings, others, moved in (
+        ((faults[0],), (first,), set()),
+        ((faults[1],), (first,), set(arms)),
+        ((), (faster,), {arm for arm in arms if arm.codec == "webp"}),
+    ):
+        before, after = plan(*settings), plan(*settings, *others)
+        assert {arm for arm in arms if before.decode_key(arm) != after.decode_key(arm)} == moved
+
+
 def test_another_collection_leaves_what_was_trained_on_originals() -> None:
     before, after = keys(plan()), keys(plan("fleet.deadline_s=5"))
     kept = {name for name in before if before[name] == after[name]}

@@ -165,8 +165,9 @@ def test_resuming_with_more_seeds_trains_only_those(whole: tuple[Path, Results])
 
     class Counting(LocalBackend):
         def train(self, function: Any, items: Any, threads: int, progress: Any) -> Iterator[Any]:
-            trained.extend(item.seed for item in items)
-            return super().train(function, items, threads, progress)
+            jobs = list(items)
+            trained.extend(job.seed for job in jobs)
+            return super().train(function, jobs, threads, progress)
 
     settings = (*SMALL[:-1], "downstream.seeds=[0, 5]")
     results = Run(smoke(*settings), whole[0], Counting, quiet=True).execute(resume=True)
@@ -183,6 +184,26 @@ def test_what_another_run_has_done_is_not_done_again(whole: tuple[Path, Results]
     again = Run(smoke(*SMALL), folder, Untrained, quiet=True, reused=[whole[0]]).execute()
     assert again.digest == whole[1].digest
     assert f"stages were finished in {whole[0]} already" in (folder / "log.jsonl").read_text()
+
+
+def test_a_codec_that_is_added_trains_nothing_anew_for_the_others(whole: tuple[Path, Results], tmp_path: Path) -> None:
+    more = (
+        *SMALL,
+        "codecs=[{name: jpeg, points: [quality=10, quality=60]}, {name: webp, points: [quality=20]}, {name: avif, "
+        "points: [quality=9]}]",
+        "fleet.device.encode_mpx_per_s={jpeg: 30, webp: 6, avif: 1}",
+    )
+    trained: list[int] = []
+
+    class Counting(LocalBackend):
+        def train(self, function, items, threads, progress):  # type: ignore[no-untyped-def, override]
+            trained.append(len(jobs := list(items)))
+            return super().train(function, jobs, threads, progress)
+
+    results = Run(smoke(*more), tmp_path / "more", Counting, quiet=True, reused=[whole[0]]).execute()
+    assert trained == [1]
+    assert results.uploads[:3] == whole[1].uploads
+    assert [row for row in results.downstream if row.codec != "avif"] == whole[1].downstream
 
 
 def test_what_another_program_has_done_is_told_of(whole: tuple[Path, Results], tmp_path: Path) -> None:
