@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from roadbits.codecs.precision import reduced_dtype
+
 _COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 _ITERATIONS = 5
 _ADAM_LIKE = 0.2
@@ -34,7 +36,8 @@ def orthogonalised(matrix: Tensor) -> Tensor:
         polynomial.diagonal().add_(a)
         gram = polynomial @ gram @ polynomial
         factor = polynomial @ factor
-    result: Tensor = (factor.to(torch.bfloat16) @ x.to(torch.bfloat16)).to(x.dtype)
+    dtype = reduced_dtype(x.device)
+    result: Tensor = (factor.to(dtype) @ x.to(dtype)).to(x.dtype)
     return result.T if tall else result
 
 

@@ -28,6 +28,7 @@ from torch import Tensor, nn
 
 from roadbits.codecs.neural.cae import Forward
 from roadbits.codecs.neural.scaling import TRAINED_GAINS, with_trained_gains
+from roadbits.codecs.precision import reduced_precision
 from roadbits.codecs.training.mask_decay import fading_buffers
 from roadbits.codecs.training.muon import Muon
 
@@ -207,7 +208,7 @@ class RateDistortionTraining:
         order = torch.randperm(len(one.lambdas))
         levels = order[(torch.arange(len(x)) + self.step * len(x)) % len(order)]
         lmbda = one.lambdas[levels]
-        with torch.autocast("cpu", torch.bfloat16):
+        with reduced_precision(x.device):
             forward = one.network(x, levels.float())
         bpp = forward.bits / self.schedule.crop**2
         if forward.x_hat is x:  # of an entropy model alone

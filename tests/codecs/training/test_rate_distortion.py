@@ -66,6 +66,19 @@ def test_the_learning_rate_warms_up_stays_and_falls_to_zero() -> None:
     assert schedule.factor(999) == pytest.approx(1 / 300)
 
 
+@pytest.mark.parametrize(("is_fast", "dtype"), [(True, torch.bfloat16), (False, torch.float32)])
+def test_networks_train_in_the_numbers_that_the_processor_is_fast_in(
+    is_fast: bool, dtype: torch.dtype, crops: CropSampler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: is_fast)
+    training, seen = new(crops), set()
+    convolutions = [module for module in training.network.modules() if isinstance(module, nn.Conv2d)]
+    for module in convolutions:
+        module.register_forward_hook(lambda module, inputs, output: seen.add(output.dtype))
+    trained(training, 1)
+    assert seen == {dtype}
+
+
 def test_training_lowers_the_distortion(crops: CropSampler) -> None:
     schedule = replace(SCHEDULE, steps=80, learning_rate=2e-2, cooldown=0.1)
     history = trained(new(crops, schedule), 80)
