@@ -33,7 +33,7 @@ def is_collected(plan: Plan, store: Store) -> bool:
     if store.about("collection") not in (None, key):
         raise OtherCollectionError(
             "uploads.sqlite holds uploads of another collection (cameras, fleet, codecs or seed differ): "
-            "choose another --out"
+            "choose another --out, and --reuse this one's folder for what stays the same"
         )
     return store.about("complete") == key
 
