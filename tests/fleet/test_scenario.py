@@ -414,6 +414,7 @@ def test_an_adapted_arm_can_be_restored_by_its_name(tmp_path: Path) -> None:
         "fleet.device.joules_per_gmac=0.3",
         "fleet.device.memory_mb=256",
         "fleet.vehicles=3",
+        "cameras.domains=[day, dusk]",
         "cameras.reference={frames_per_vehicle: 4}",
         "codecs=[{name: jpeg, points: [quality=10]}, {name: cae, points: [lambda=0.0009, lambda=0.0067]}]",
         f"adaptation={ADAPTING % 'quorum: 2'}",
