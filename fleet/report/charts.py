@@ -7,6 +7,7 @@ Not here: which numbers (`measured`), the script that draws (`page-script.html`)
 
 import html
 import json
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -38,6 +39,8 @@ class Quantity(NamedTuple):
 _GRID = "rgba(128,128,128,0.22)"
 _BAND = "rgba(128,128,128,0.16)"
 _FAINTEST = 0.35
+_CLOSE = 1.6
+"""More than lies between any two ticks of less than a decade."""
 _DECADE = 10.0
 
 
@@ -190,9 +193,12 @@ def label_rates(figure: Any) -> None:
 def _round_ticks(values: Sequence[float]) -> dict[str, Any]:
     """Return round numbers for a logarithmic axis: more of them to a decade where the values span less than one."""
     values = values or [1.0]
-    steps = (1, 2, 5) if max(values) > _DECADE * min(values) else (1, 1.5, 2, 3, 4, 5, 7)
+    low, high = min(values), max(values)
+    steps = (1, 2, 5) if high > _DECADE * low else (1, 1.5, 2, 3, 4, 5, 7)
     ticks = [step * 10.0**power for power in range(-3, 4) for step in steps]
-    return {"tickvals": ticks, "ticktext": [f"{at:g}" for at in ticks]}
+    labels = {"tickvals": ticks, "ticktext": [f"{at:g}" for at in ticks]}
+    # Plotly frames close values so closely that no tick is between, and a lone one by a decade or two.
+    return labels if high > _CLOSE * low else labels | {"range": [math.log10(low / _CLOSE), math.log10(high * _CLOSE)]}
 
 
 def _curves(runs: Sequence[MeasuredRun]) -> list[tuple[MeasuredRun, str, list[MeasuredArm]]]:

@@ -138,7 +138,7 @@ def _columns(runs: Sequence[MeasuredRun]) -> list[Column]:
         Column("MS-SSIM"),
         Column("feature distance", "the less, the nearer to the original in the eyes of ImageNet's EfficientNet-Lite0"),
         Column("references", "frames given to learn from, those included that are held out to stop by"),
-        Column("training", "until held-out references no longer got better; the best weights restore", is_text=True),
+        Column("best step", "whose weights restore, of those taken until held-out references no longer got better"),
     ]
 
 
@@ -161,7 +161,7 @@ def _rows(
                 is_best=row.feature_distance is not None and row.feature_distance == nearest,
             ),
             str(row.reference_frames) if row.reference_frames else NONE,
-            NONE if row.steps is None else f"best after {row.best_step} of {row.steps} steps",
+            NONE if row.steps is None else f"{row.best_step} of {row.steps}",
         ]
 
 
