@@ -25,7 +25,7 @@ from roadbits.codecs.neural.model_file import FrozenModel, ModelFileError
 from roadbits.codecs.neural.slim_clip import SlimClip
 from roadbits.codecs.neural.slim_model import SlimModel, load_model
 from roadbits.codecs.neural.slim_still import SlimStill
-from roadbits.codecs.neural.still import NeuralStill
+from roadbits.codecs.neural.still import NeuralStill, named_weights
 from roadbits.codecs.neural.temporal_model import TemporalModel
 
 LEGACY_CODECS: tuple[Codec, ...] = (JPEG, JPEG2000, WEBP, AVIF, HEVC_INTRA)
@@ -220,7 +220,7 @@ def codec_of(payload: bytes, further: Sequence[Codec] = (), adapters: Collection
     here = ", ".join(f"{codec.name} {codec.model_hash.hex()}" for codec in known) or "none"
     raise BitstreamError(
         f"payload needs the {kind} model {container.model_hash.hex()}, known here: {here}; "
-        f"name its weights as {kind}:FILE, or as {_SLIM_NAMES[kind]}:FILE if they are of several widths"
+        f"name its weights as {named_weights(kind)}"
     )
 
 

@@ -7,25 +7,13 @@ from typing import assert_never
 
 from roadbits.fleet import camera_words as words
 from roadbits.fleet.cameras.frame import DataError, FrameSource
-from roadbits.fleet.cameras.labelled import LabelledFrames
-from roadbits.fleet.cameras.street import StreetSource
 from roadbits.fleet.scenario import Scenario
 from roadbits.fleet.sources import reference_sources, test_sources
 
 
 def domains_of(source: FrameSource) -> list[str]:
-    """Return the domain of each frame of a source.
-
-    Raises:
-        DataError: if frames have to be read for it and cannot be.
-    """
-    match source:
-        case StreetSource():
-            return [source.domain(index) for index in range(len(source))]
-        case LabelledFrames():
-            return [item.domain for item in source.items]
-        case _:
-            return [frame.domain for frame in source]
+    """Return the domain of each frame of a source."""
+    return [source.domain(index) for index in range(len(source))]
 
 
 def check_measured(scenario: Scenario) -> None:

@@ -65,10 +65,10 @@ def forecast(scenario: Scenario) -> Iterator[str]:
     def tried(arm: Arm) -> list[Image]:
         """Return the frames that an arm's bytes are told by: a few stills, or a clip, which is of one camera."""
         _, every, clip_frames = ways[arm]
-        some = frames[: every * clip_frames : every] if clip_frames else frames[:_FRAMES]
-        if clip_frames:
-            some = list(itertools.takewhile(lambda frame: frame.camera == frames[0].camera, some))
-        return [frame.image for frame in some]
+        if not clip_frames:
+            return [frame.image for frame in frames[:_FRAMES]]
+        clip = frames[: every * clip_frames : every]
+        return [frame.image for frame in itertools.takewhile(lambda frame: frame.camera == clip[0].camera, clip)]
 
     @cache
     def mean_bytes(arm: Arm, point: OperatingPoint) -> float:

@@ -26,7 +26,7 @@ from roadbits.fleet.camera_words import (
 )
 from roadbits.fleet.parts import Count, NotNegative, Part, Positive, Seconds, Seed, Share, Wait, distinct
 from roadbits.fleet.restoration_words import Restoration
-from roadbits.fleet.rules import CodecChoice
+from roadbits.fleet.rules import CodecChoice, Way
 from roadbits.fleet.uplink import MAX_RATE_MBPS
 
 _PRETRAINED_ENCODER = "tu-tf_efficientnet_lite0"
@@ -374,7 +374,7 @@ class Scenario(Part):
             raise ValueError(
                 "restoration.restorers names task, which learns what a segmenter sees: give downstream, or leave it out"
             )
-        known = self._codec_by_arm
+        known = {f"{name}:{way}": choice.name for choice, name, way in self.ways}
         if unknown := [arm for arm in words.arms if arm not in known]:
             raise ValueError(f"restoration.arms names {unknown[0]!r}: choose from {', '.join(known)}")
         chosen = words.arms or tuple(known)
@@ -398,15 +398,15 @@ class Scenario(Part):
         self._check_references(words)
 
     @property
-    def _codec_by_arm(self) -> dict[str, str]:
-        """Each arm's name as the results have it, an adapted codec's too, and its codec, adapters aside."""
+    def ways(self) -> list[tuple[CodecChoice, str, Way]]:
+        """Every way to send frames: its codec, the name of that with how it comes by adapters, if so, and the way."""
         adapted = {self.adaptation.codec: self.adaptation.sharing} if self.adaptation else {}
-        return {
-            f"{name}:{way}": choice.name
+        return [
+            (choice, name, way)
             for choice in self.codecs
             for name in (choice.name, *(f"{choice.name}+{each}" for each in adapted.get(choice.name, ())))
             for way in choice.ways
-        }
+        ]
 
     def _check_references(self, words: Restoration) -> None:
         """Refuse restoration that learns from reference frames which there are not, or not such."""

@@ -94,17 +94,15 @@ class Server:
         """
         sets: dict[str, LabelledSet] = {}
         digests: dict[TrainingJob, str] = {}
-        groups: dict[str, dict[tuple[bool, int], list[TrainingJob]]] = {}
+        groups: dict[tuple[str, bool, int], list[TrainingJob]] = {}
         for job in jobs:
             seedless = replace(job, seed=0)
             if seedless not in digests:
                 frames = self._training_set(job)
                 digests[seedless] = digest = frames.digest()
                 sets.setdefault(digest, frames)
-            groups.setdefault(digests[seedless], {}).setdefault((job.remedy == "augmentation", job.seed), []).append(
-                job
-            )
-        return [(sets[digest], same) for digest, of_set in groups.items() for same in of_set.values()]
+            groups.setdefault((digests[seedless], job.remedy == "augmentation", job.seed), []).append(job)
+        return [(sets[digest], groups[key]) for digest in sets for key in groups if key[0] == digest]
 
     def _trainings(
         self, words: Downstream, groups: Sequence[tuple[LabelledSet, list[TrainingJob]]]

@@ -148,13 +148,7 @@ class Segment:
 
 def ways_of(scenario: Scenario) -> dict[Arm, Way]:
     """Return every (codec, operating point or policy) of a scenario, in its order, and how it sends frames."""
-    words = scenario.adaptation
-    return {
-        Arm(f"{choice.name}{sharing}", str(way)): way
-        for choice in scenario.codecs
-        for sharing in ("", *(f"+{each}" for each in (words.sharing if words and words.codec == choice.name else ())))
-        for way in choice.ways
-    }
+    return {Arm(name, str(way)): way for _, name, way in scenario.ways}
 
 
 def arms_of(scenario: Scenario) -> tuple[Arm, ...]:

@@ -238,10 +238,9 @@ class NeuralStill:
         with section("container"):
             container = expect(payload, self.codec_id, num_values=1)
         if container.model_hash != self.model_hash:
-            kind = self.model.description.architecture
             raise BitstreamError(
                 f"payload needs the model {container.model_hash.hex()}, {self.name} has {self.model_hash.hex()}: "
-                f"give its weights as {kind}:FILE, or as slim{kind}:FILE if they are of several widths"
+                f"give its weights as {named_weights(self.model.description.architecture)}"
             )
         if container.adapter_hash != self.adapter_hash:
             raise BitstreamError(
@@ -336,6 +335,11 @@ class NeuralStill:
         # g_a's first layers work at many times the places of all that follows: the peak of an encode is theirs.
         peak = self.model.g_a.peak_bytes(rows, columns)
         return Complexity(encode, decode, parameters, self.model.num_bytes, peak)
+
+
+def named_weights(architecture: str) -> str:
+    """Return the names under which a file of weights of an architecture may be given."""
+    return f"{architecture}:FILE, or as slim{architecture}:FILE if they are of several widths"
 
 
 def check_size(name: str, height: int, width: int) -> None:

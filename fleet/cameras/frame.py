@@ -59,6 +59,10 @@ class FrameSource(Protocol):
         """Return the number of frames."""
         ...
 
+    def domain(self, index: int) -> str:
+        """Return the domain of frame `index`, without reading it."""
+        ...
+
     def __iter__(self) -> Iterator[Frame]:
         """Yield the frames in order of time."""
         ...

@@ -93,6 +93,10 @@ class LabelledFrames:
         """Yield the frames from position `first` on."""
         return (self.frame(index) for index in range(first, len(self)))
 
+    def domain(self, index: int) -> str:
+        """Return the domain of frame `index`."""
+        return self.items[index].domain
+
     def frame(self, index: int) -> Frame:
         """Return frame `index`.
 

@@ -96,6 +96,10 @@ class VideoFrames:
         """Return the number of frames."""
         return len(self._chosen)
 
+    def domain(self, index: int) -> str:
+        """Return the domain of frame `index`: nothing in a file tells of any."""
+        return "day"
+
     def __iter__(self) -> Iterator[Frame]:
         """Yield the frames in order of time."""
         return self.starting_at(0)
@@ -117,10 +121,10 @@ class VideoFrames:
         try:
             container.seek(due, stream=stream)
             pictures = _decoded(self.path, container, stream, self._chosen[0])
-            found = next((picture for picture in pictures if picture.pts is None or picture.pts >= due), None)
+            found = _with_timestamp(pictures, due)
         except (DataError, FFmpegError):
             return None
-        return itertools.chain([found], pictures) if found is not None and found.pts == due else None
+        return None if found is None else itertools.chain([found], pictures)
 
     def _frames(self, pictures: Iterator[av.VideoFrame], stream: VideoStream, first: int) -> Iterator[Frame]:
         """Yield the frames from position `first` on of what is decoded.
@@ -131,10 +135,10 @@ class VideoFrames:
         for index in range(first, len(self)):
             tick = self._chosen[index]
             time_s = float((tick - self._chosen[0]) * _tick_s(stream))
-            picture = next((picture for picture in pictures if picture.pts is None or picture.pts >= tick), None)
-            if picture is None or picture.pts != tick:
+            picture = _with_timestamp(pictures, tick)
+            if picture is None:
                 raise DataError(f"{self.path}: the frame at {time_s:.3f} s is missing: damaged or truncated?")
-            yield Frame(_rgb(self.path, picture), None, self.path.stem, index, time_s, "day")
+            yield Frame(_rgb(self.path, picture), None, self.path.stem, index, time_s, self.domain(index))
 
 
 @contextmanager
@@ -264,6 +268,12 @@ def _decoded(path: Path, container: InputContainer, stream: VideoStream, start: 
                 yield picture
     except (FFmpegError, MemoryError) as error:
         raise DataError(f"{path}: does not decode after {reached_s:.3f} s: {error}") from error
+
+
+def _with_timestamp(pictures: Iterator[av.VideoFrame], tick: int) -> av.VideoFrame | None:
+    """Return the next picture with a timestamp; None if one without any, or a later one, comes before it."""
+    found = next((picture for picture in pictures if picture.pts is None or picture.pts >= tick), None)
+    return found if found is not None and found.pts == tick else None
 
 
 def _rgb(path: Path, picture: av.VideoFrame) -> NDArray[np.uint8]:

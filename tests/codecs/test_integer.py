@@ -26,7 +26,7 @@ from roadbits.codecs.integer import (
 )
 from roadbits.codecs.layers import GDN
 from roadbits.codecs.neural.cae import CAE
-from tests.codecs.precisions import convolution_precision, matmul_precision
+from tests.codecs.torch_settings import convolution_precision, matmul_precision
 
 Whole = NDArray[np.int64]
 

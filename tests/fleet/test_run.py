@@ -40,6 +40,17 @@ def execute(folder: Path, *settings: str, resume: bool = False) -> Results:
     return Run(smoke(*settings), folder, LocalBackend, quiet=True).execute(resume)
 
 
+def noting(trained: list[list[Any]]) -> type[LocalBackend]:
+    """Return a backend that notes what is trained side by side."""
+
+    class Noting(LocalBackend):
+        def train(self, function: Any, items: Iterable[Any], *rest: Any) -> Iterator[tuple[int, Any]]:
+            trained.append(list(items))
+            return super().train(function, trained[-1], *rest)
+
+    return Noting
+
+
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Results]:
     folder = tmp_path_factory.mktemp("whole") / "run"
@@ -62,19 +73,14 @@ def test_every_setup_of_every_arm_is_measured_for_each_seed(whole: tuple[Path, R
 def test_codecs_that_differ_in_bytes_alone_train_one_segmenter(tmp_path: Path) -> None:
     plain = tmp_path / "plain.safetensors"
     FrozenModel.load(WEIGHTS / "hyperprior.safetensors").without_context().save(plain)
-    trained: list[int] = []
-
-    class Counting(LocalBackend):
-        def train(self, function, jobs, threads, report):  # type: ignore[no-untyped-def, override]
-            trained.append(len(jobs := list(jobs)))
-            return super().train(function, jobs, threads, report)
+    trained: list[list[Any]] = []
 
     codecs = ", ".join(f"{{name: '{name}', points: [lambda=0.0067]}}" for name in ("hyperprior", f"hyperprior:{plain}"))
     device = "{encode_watts: 1, radio_joules_per_mbit: 1, gmac_per_s: 99, joules_per_gmac: 1, memory_mb: 512}"
     fleet = (f"fleet.device={device}", "fleet.faults={}", "fleet.uplink={kind: constant, rate_mbps: 4}")
     settings = (*SMALL, f"codecs=[{codecs}]", *fleet, "downstream.steps=2", "downstream.setups=[CO]")
-    results = Run(smoke(*settings), tmp_path / "run", Counting, quiet=True).execute()
-    assert trained == [1]
+    results = Run(smoke(*settings), tmp_path / "run", noting(trained), quiet=True).execute()
+    assert [len(jobs) for jobs in trained] == [1]
     (with_context, without), (upload, other) = results.downstream, results.uploads
     assert upload.bytes < other.bytes
     assert (upload.psnr_db, with_context.miou) == (other.psnr_db, without.miou)
@@ -161,17 +167,11 @@ def test_resuming_a_finished_run_computes_nothing(whole: tuple[Path, Results]) -
 
 
 def test_resuming_with_more_seeds_trains_only_those(whole: tuple[Path, Results]) -> None:
-    trained = []
-
-    class Counting(LocalBackend):
-        def train(self, function: Any, items: Any, threads: int, progress: Any) -> Iterator[Any]:
-            jobs = list(items)
-            trained.extend(job.seed for job in jobs)
-            return super().train(function, jobs, threads, progress)
+    trained: list[list[Any]] = []
 
     settings = (*SMALL[:-1], "downstream.seeds=[0, 5]")
-    results = Run(smoke(*settings), whole[0], Counting, quiet=True).execute(resume=True)
-    assert set(trained) == {5}
+    results = Run(smoke(*settings), whole[0], noting(trained), quiet=True).execute(resume=True)
+    assert {job.seed for jobs in trained for job in jobs} == {5}
     assert {row.seed for row in results.downstream} == {0, 5}
 
 
@@ -193,15 +193,10 @@ def test_a_codec_that_is_added_trains_nothing_anew_for_the_others(whole: tuple[P
         "points: [quality=9]}]",
         "fleet.device.encode_mpx_per_s={jpeg: 30, webp: 6, avif: 1}",
     )
-    trained: list[int] = []
+    trained: list[list[Any]] = []
 
-    class Counting(LocalBackend):
-        def train(self, function, items, threads, progress):  # type: ignore[no-untyped-def, override]
-            trained.append(len(jobs := list(items)))
-            return super().train(function, jobs, threads, progress)
-
-    results = Run(smoke(*more), tmp_path / "more", Counting, quiet=True, reused=[whole[0]]).execute()
-    assert trained == [1]
+    results = Run(smoke(*more), tmp_path / "more", noting(trained), quiet=True, reused=[whole[0]]).execute()
+    assert [len(jobs) for jobs in trained] == [1]
     assert results.uploads[:3] == whole[1].uploads
     assert [row for row in results.downstream if row.codec != "avif"] == whole[1].downstream
 

@@ -19,7 +19,7 @@ from roadbits.codecs.codec import Image
 from roadbits.codecs.neural import still
 from roadbits.codecs.neural.model_file import FrozenModel
 from roadbits.codecs.neural.still import NeuralStill
-from tests.codecs.precisions import convolution_precision, matmul_precision
+from tests.codecs.torch_settings import convolution_precision, default_dtype, matmul_precision, threads
 
 Maker = Callable[..., Image]
 Tiny = Callable[..., FrozenModel]
@@ -53,16 +53,6 @@ def check(case: Case) -> None:
 
 
 @contextmanager
-def threads(number: int) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(number)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
-@contextmanager
 def without_mkldnn(patch: pytest.MonkeyPatch) -> Iterator[None]:
     patch.setattr(torch.backends.mkldnn, "enabled", False)
     yield
@@ -72,16 +62,6 @@ def without_mkldnn(patch: pytest.MonkeyPatch) -> Iterator[None]:
 def contiguous(patch: pytest.MonkeyPatch) -> Iterator[None]:
     patch.setattr(still, "_channels_last", Tensor.contiguous)
     yield
-
-
-@contextmanager
-def default_dtype(dtype: torch.dtype) -> Iterator[None]:
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(dtype)
-    try:
-        yield
-    finally:
-        torch.set_default_dtype(before)
 
 
 @contextmanager
